@@ -1,0 +1,1 @@
+"""Everything after the first byte has landed. Read flow.py first."""

@@ -1,0 +1,177 @@
+"""The nouns: frozen values that the ledger gives and takes. All datetimes are aware and UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from pipeline.states import Reason, State
+from pipeline.storage.base import ObjectRef
+from scanners.base import ScanResult
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+
+class Lane(StrEnum):
+    """A queue that can have workers of its own."""
+
+    INSPECT = "inspect"
+    OCR = "ocr"
+
+
+@dataclass(frozen=True, slots=True)
+class NewDocument:
+    """What an upload leaves behind: the bytes are already in quarantine, pinned."""
+
+    id: UUID
+    tenant: str
+    source: ObjectRef
+    size: int
+    sha256: str | None  # None: an object that nobody hashed on its way in (inspect does)
+    name: str | None  # the sender's file name: shown, compared, never part of a key, a URL or a log line
+    declared_type: str | None
+    retention: str
+    policy_digest: str
+    correlation_id: str
+    via: str = "direct"  # the way in: direct, adopted, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something derived from a document (its text, its searchable PDF), held to the same promise as the original."""
+
+    name: str  # a member of keys.PARTS
+    source: ObjectRef  # in quarantine until promoted
+    size: int
+    sha256: str
+    media_type: str
+    served: ObjectRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The row."""
+
+    id: UUID
+    tenant: str
+    state: State
+    reason: Reason | None
+    detail: str | None  # one sentence about the reason, safe to show to the tenant
+    name: str | None
+    declared_type: str | None
+    detected_type: str | None
+    size: int
+    sha256: str | None
+    source: ObjectRef
+    served: ObjectRef | None
+    retention: str
+    policy_digest: str
+    correlation_id: str
+    via: str
+    attempt: int  # claims over the whole life; with `state` the fencing token
+    tries: int  # counted attempts in this state
+    lease_owner: str | None
+    lease_until: datetime | None
+    available_at: datetime  # not to be claimed before
+    waiting_for: str | None  # the code of the last error that made it wait, e.g. "engine-unavailable"
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+    erase_at: datetime | None  # when its objects are to be removed (quarantine; serving too once it is not AVAILABLE)
+    text_length: int | None
+    pages: int | None
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRecord:
+    """One scanner's answer about one part, as it is kept."""
+
+    part: str  # "original", "text", "pdf"
+    sha256: str  # of exactly the bytes that were judged
+    result: ScanResult
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One state change: audit trail, outbox and history in one. `hash` covers the event and `previous`."""
+
+    id: int  # rises within a database; not gapless
+    document_id: UUID
+    tenant: str
+    seq: int  # 0, 1, 2... within the document, gapless
+    at: datetime
+    start: State | None  # None: the document came to be
+    to: State
+    reason: Reason | None
+    attempt: int
+    actor: str  # "upload", "worker", "api", "sweeper", ...
+    facts: Mapping[str, Json]
+    previous: str  # hash of the event before, "" for the first
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed document: the lease (owner, attempt, deadline) that everything later is fenced by."""
+
+    document: Document
+    owner: str
+    attempt: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a step decided: the next state and what was learnt. The ledger writes it, all or nothing."""
+
+    to: State
+    reason: Reason | None = None
+    detail: str | None = None
+    detected_type: str | None = None
+    sha256: str | None = None  # set by inspect where the upload did not hash
+    verdicts: tuple[VerdictRecord, ...] = ()
+    parts: tuple[Part, ...] = ()  # added, or replaced by name
+    served: ObjectRef | None = None
+    receipt: str | None = None
+    expires_in: timedelta | None = None
+    erase_in: timedelta | None = None  # when the objects that are no longer needed go
+    text_length: int | None = None
+    pages: int | None = None
+    facts: Mapping[str, Json] = field(default_factory=dict)  # kept in the event: durations, engines; no client text
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What `GET /documents` can ask for. Every query names its tenant."""
+
+    tenant: str
+    states: frozenset[State] = frozenset()
+    sha256: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as kept: only the SHA-256 of the secret."""
+
+    id: UUID
+    tenant: str
+    name: str
+    scopes: frozenset[str]
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What an Idempotency-Key stood for."""
+
+    fingerprint: str
+    document_ids: tuple[UUID, ...]
+    at: datetime | None = None

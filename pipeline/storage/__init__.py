@@ -1,0 +1,1 @@
+"""Where bytes lie. One port (base.py), four backends."""

@@ -1,0 +1,104 @@
+"""Everything that can be configured, from the environment (`AIRLOCK_...`). Read once; passed on, never imported as a global.
+
+A secret is a SecretStr: it cannot reach a log by being printed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pipeline.documents import Lane
+
+
+class Environment(StrEnum):
+    """`production` refuses to promote with anything less than current, official signatures."""
+
+    PRODUCTION = "production"
+    DEVELOPMENT = "development"
+
+
+class QueueKind(StrEnum):
+    """Who runs the flow: Celery workers, or the process that took the upload."""
+
+    CELERY = "celery"
+    INLINE = "inline"
+
+
+class Settings(BaseSettings):
+    """All settings. Every default suits one machine; nothing has to be set to try Airlock."""
+
+    model_config = SettingsConfigDict(env_prefix="AIRLOCK_", extra="ignore", frozen=True)
+
+    environment: Environment = Environment.PRODUCTION
+    var_dir: Path = Path("var")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    public_url: str | None = None  # what clients reach us by; default http://{host}:{port}
+
+    database_url: str | None = None  # default: sqlite in var_dir
+    quarantine_url: str | None = None  # file:///dir, s3://bucket?endpoint=..., gs://bucket; default: file in var_dir
+    serving_url: str | None = None
+
+    queue: QueueKind = QueueKind.CELERY
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    lanes: Annotated[frozenset[Lane], NoDecode] = frozenset(Lane)  # which queues this worker serves
+
+    clamd_url: str = "unix:///run/clamav/clamd.ctl"  # or tcp://host:3310
+    clamd_conf: Path | None = None  # where clamd's configuration can be read, its limits are compared with ours
+    clamd_timeout: float = Field(120.0, gt=0)  # seconds for one sample
+    max_signature_age_days: float = Field(7.0, gt=0)
+    tesseract: str = "tesseract"
+
+    policy_file: Path | None = None  # default: the policy that ships with Airlock
+    url_secret: SecretStr | None = None  # signs the local store's URLs; default: made once in var_dir
+    receipt_key_file: Path | None = None  # Ed25519 private key (PEM); default: made once in var_dir
+    download_seconds: int = Field(900, ge=1, le=7200)  # how long a signed URL lives
+
+    lease_seconds: float = Field(60.0, gt=0)
+    max_tries: int = Field(5, ge=1)
+    retry_base_seconds: float = Field(2.0, gt=0)
+    retry_cap_seconds: float = Field(300.0, gt=0)
+    sweep_seconds: float = Field(30.0, gt=0)
+    relay_seconds: float = Field(5.0, gt=0)
+    requeue_after_seconds: float = Field(120.0, gt=0)  # a document that nobody touched for so long is rung again
+    orphan_after_seconds: float = Field(3600.0, gt=0)  # an object that no row knows is looked after once this old
+    task_time_limit_seconds: int = Field(3600, gt=0)
+
+    log_level: str = "INFO"
+    log_json: bool = True
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _split_lanes(cls, value: object) -> object:
+        return frozenset(value.split(",")) if isinstance(value, str) else value
+
+    @cached_property
+    def base_url(self) -> str:
+        """The address that clients use, without a slash at its end."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @cached_property
+    def ledger_url(self) -> str:
+        """The database's URL; SQLite under `var_dir` unless told otherwise."""
+        return self.database_url or f"sqlite:///{self.var_dir.absolute() / 'airlock.db'}"
+
+    @cached_property
+    def quarantine(self) -> str:
+        """The quarantine bucket's URL."""
+        return self.quarantine_url or (self.var_dir.absolute() / "buckets" / "quarantine").as_uri()
+
+    @cached_property
+    def serving(self) -> str:
+        """The serving bucket's URL."""
+        return self.serving_url or (self.var_dir.absolute() / "buckets" / "serving").as_uri()
+
+    @cached_property
+    def spool_dir(self) -> Path:
+        """Where samples lie while they are worked on."""
+        return self.var_dir.absolute() / "spool"

@@ -1,0 +1,186 @@
+"""The composition root: builds every part from Settings, once a process, on first use.
+
+Only this file names concrete classes. Each part is made when it is first asked for, so a process loads what it uses
+and nothing more (an API on local buckets imports neither boto3 nor google-cloud).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pipeline.errors import Misconfigured
+from pipeline.keyfiles import made_once
+from pipeline.policy import OcrMode, Policy, load_policy
+from pipeline.settings import Environment, QueueKind, Settings
+
+if TYPE_CHECKING:
+    from pipeline.gate import Gate
+    from pipeline.ledger.session import Ledger
+    from pipeline.outbox import Announcer
+    from pipeline.queue import Queue
+    from pipeline.receipts import ReceiptSigner
+    from pipeline.storage.base import ObjectStore
+    from pipeline.storage.local_signing import LocalSigner
+    from scanners.base import Scanner
+    from scanners.clamav import ClamAV
+    from scanners.ocr import Recognizer
+    from scanners.sandbox import Sandbox
+
+
+class Services:
+    """Everything a step, a route or a command works with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"  # who holds our leases
+        if urlsplit(settings.quarantine).scheme != urlsplit(settings.serving).scheme:
+            raise Misconfigured(
+                "AIRLOCK_QUARANTINE_URL and AIRLOCK_SERVING_URL must name buckets of the same kind: "
+                "promotion is the store's own copy."
+            )
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What is accepted, read and kept."""
+        return load_policy(self.settings.policy_file)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The truth."""
+        from pipeline.ledger.session import Ledger
+
+        return Ledger(self.settings.ledger_url)
+
+    @cached_property
+    def signer(self) -> LocalSigner:
+        """Signs and checks the local store's URLs."""
+        from pipeline.storage.local_signing import LocalSigner
+
+        return LocalSigner(self._url_secret(), self.settings.base_url)
+
+    @cached_property
+    def quarantine(self) -> ObjectStore:
+        """Where everything lands."""
+        from pipeline.storage.open import open_store
+
+        return open_store(self.settings.quarantine, signer=self.signer)
+
+    @cached_property
+    def serving(self) -> ObjectStore:
+        """Where only what passed is."""
+        from pipeline.storage.open import open_store
+
+        return open_store(self.settings.serving, signer=self.signer)
+
+    @cached_property
+    def sandbox(self) -> Sandbox:
+        """Where untrusted bytes are parsed."""
+        from scanners.sandbox import Sandbox
+
+        return Sandbox()
+
+    @cached_property
+    def clamav(self) -> ClamAV:
+        """The antivirus engine."""
+        from scanners.clamav import ClamAV
+
+        return ClamAV(
+            self.settings.clamd_url,
+            timeout=self.settings.clamd_timeout,
+            max_signature_age=timedelta(
+                days=min(self.settings.max_signature_age_days, self.policy.scan.max_signature_age_days)
+            ),
+            allow_test_signatures=self.settings.environment is Environment.DEVELOPMENT,
+        )
+
+    @cached_property
+    def scanners(self) -> tuple[Scanner, ...]:
+        """The scanners that the policy requires, each once."""
+        from pipeline.scanning import build_scanners
+
+        return build_scanners(self.policy, self.sandbox, self.clamav)
+
+    @cached_property
+    def gate(self) -> Gate:
+        """Whether the scanners are fit to judge, asked at most every few seconds."""
+        from pipeline.gate import Gate
+
+        return Gate(self.scanners)
+
+    @cached_property
+    def recognizer(self) -> Recognizer | None:
+        """Reads documents; None where the policy turns it off."""
+        rules = self.policy.recognize
+        if rules.mode is OcrMode.OFF:
+            return None
+        from scanners.ocr import OcrOptions, Recognizer
+
+        return Recognizer(
+            OcrOptions(
+                languages=rules.languages,
+                max_pages=rules.max_pages,
+                page_seconds=rules.page_seconds,
+                document_seconds=rules.document_seconds,
+                searchable_pdf=rules.searchable_pdf,
+            ),
+            self.sandbox,
+            tesseract=self.settings.tesseract,
+        )
+
+    @cached_property
+    def receipts(self) -> ReceiptSigner:
+        """Signs clearance receipts."""
+        from pipeline.receipts import ReceiptSigner, load_or_make_key
+
+        return ReceiptSigner(load_or_make_key(self.settings.receipt_key_file or self._keys_dir() / "receipt.pem"))
+
+    @cached_property
+    def queue(self) -> Queue:
+        """Who is told that a document waits."""
+        if self.settings.queue is QueueKind.INLINE:
+            from pipeline.queue.inline import InlineQueue
+
+            return InlineQueue(self)
+        from pipeline.queue.celery import CeleryQueue
+
+        return CeleryQueue(self.settings)
+
+    @cached_property
+    def announcer(self) -> Announcer:
+        """Rings the queue after a commit and ticks off the outbox behind it."""
+        from pipeline.outbox import Announcer
+
+        return Announcer(self)
+
+    @cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        """Threads in which scanners look at one sample side by side."""
+        return ThreadPoolExecutor(max_workers=4, thread_name_prefix="scan")
+
+    def close(self) -> None:
+        """Give back what was opened. Idempotent."""
+        made = self.__dict__
+        if "announcer" in made:
+            self.announcer.close()
+        if "pool" in made:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+        if "sandbox" in made:
+            self.sandbox.close()
+        if "ledger" in made:
+            self.ledger.dispose()
+
+    def _keys_dir(self) -> Path:
+        return self.settings.var_dir.absolute() / "keys"
+
+    def _url_secret(self) -> bytes:
+        if self.settings.url_secret is not None:
+            return self.settings.url_secret.get_secret_value().encode()
+        return made_once(self._keys_dir() / "url-secret", lambda: secrets.token_bytes(32))

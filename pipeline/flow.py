@@ -1,0 +1,174 @@
+"""The map of the system: which step takes a document on from which state, and how one worker runs them.
+
+claim -> work -> settle. The work happens with no transaction open; `settle` writes the new state, its event and what
+was learnt in one transaction, and only if (state, attempt) still match. A step never calls another step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID
+
+import structlog
+
+from pipeline.documents import Advance, Document, Job, Lane
+from pipeline.erase import erase
+from pipeline.errors import AirlockError, LeaseLost, QueueUnavailable
+from pipeline.hand import Hand
+from pipeline.lease import Lease
+from pipeline.services import Services
+from pipeline.states import WORKING, Reason, State
+from pipeline.steps import Step, decide, inspect, promote, recognize
+from pipeline.telemetry import logger
+
+log = logger(__name__)
+
+FLOW: Mapping[State, Step] = {
+    State.QUARANTINED: inspect,
+    State.CLEAN: recognize,
+    State.RECOGNIZED: decide,
+    State.APPROVED: promote,
+}
+assert FLOW.keys() == WORKING  # noqa: S101  a state that nothing moves on must not exist
+
+
+def reads(document: Document, services: Services) -> bool:
+    """Whether recognition of this document is work worth a queue of its own (images, PDF pages)."""
+    kind = document.detected_type
+    return services.recognizer is not None and kind is not None and services.recognizer.needs_ocr_lane(kind)
+
+
+def lane_of(document: Document, services: Services) -> Lane:
+    """The queue whose workers take this document on from where it is."""
+    return Lane.OCR if document.state is State.CLEAN and reads(document, services) else Lane.INSPECT
+
+
+def instant(document: Document, services: Services) -> bool:
+    """Whether the next step only decides and touches nothing, so that it can be settled together with the one before."""
+    if document.state is State.CLEAN:
+        kind = document.detected_type
+        return services.recognizer is None or kind is None or not services.recognizer.reads(kind)
+    return document.state is State.RECOGNIZED
+
+
+def run(document_id: UUID, services: Services) -> State | None:
+    """Take a document as far as this worker can; None if there was nothing to do (finished, waiting, held elsewhere).
+
+    Raises:
+        LedgerUnavailable: nothing could be recorded; the lease lapses and the sweeper rings again.
+    """
+    settings = services.settings
+    with services.ledger.begin() as tx:
+        job = tx.claim(
+            document_id, ready=WORKING, owner=services.owner, lease=timedelta(seconds=settings.lease_seconds)
+        )
+    if job is None:
+        return None
+    with structlog.contextvars.bound_contextvars(
+        correlation_id=job.document.correlation_id, document=str(document_id), tenant=job.document.tenant
+    ):
+        with Lease(job, services) as lease, Hand(job.document, services) as hand:
+            state = _trip(lease, hand, services)
+        _follow_up(document_id, state, services)
+        return state
+
+
+def _trip(lease: Lease, hand: Hand, services: Services) -> State:
+    """Step after step, while the sample is in hand and the lanes are ours."""
+    job: Job | None = lease.job
+    if lease.job.document.tries > services.settings.max_tries:
+        # Every earlier attempt ended without a word: it took its worker with it. Not once more.
+        lost = Advance(State.FAILED, Reason.WORKER_LOST, "Each attempt ended with the loss of its worker.")
+        lease.settle([lost], keep=False)
+        return State.FAILED
+    while job is not None:
+        document = job.document
+        if lane_of(document, services) not in services.settings.lanes:
+            lease.release(delay=timedelta(0), counted=False, waiting_for=None)
+            return document.state
+        try:
+            advances = _decide(job, hand, services)
+            lease.check()
+        except LeaseLost:
+            log.warning("superseded", state=document.state)
+            return document.state
+        except AirlockError as exc:
+            return _fall_back(lease, exc, services)
+        except Exception as exc:
+            # A bug, or a library's error that no adapter translated: it may be this document's doing, so it counts.
+            log.exception("step failed", state=document.state, error=type(exc).__name__)
+            return _fall_back(lease, None, services)
+        last = advances[-1].to
+        try:
+            job = lease.settle(advances, keep=last in WORKING)
+        except LeaseLost:
+            log.warning("superseded", state=document.state)
+            return document.state
+        for advance in advances:
+            log.info("advanced", state=advance.to, reason=advance.reason, attempt=lease.job.attempt)
+    return last
+
+
+def _decide(job: Job, hand: Hand, services: Services) -> list[Advance]:
+    """One step's work, and the instant steps behind it."""
+    document = job.document
+    advances: list[Advance] = []
+    while True:
+        advance = FLOW[document.state](replace(job, document=document, state=document.state), hand, services)
+        advances.append(advance)
+        document = replace(
+            document,
+            state=advance.to,
+            detected_type=advance.detected_type or document.detected_type,
+            sha256=advance.sha256 or document.sha256,
+            text_length=document.text_length if advance.text_length is None else advance.text_length,
+        )
+        if document.state not in FLOW or not instant(document, services):
+            return advances
+
+
+def backoff(tries: int, services: Services) -> timedelta:
+    """Exponential with full jitter, so that what failed together does not come back together."""
+    settings = services.settings
+    ceiling = min(settings.retry_cap_seconds, settings.retry_base_seconds * 2 ** min(tries, 16))
+    return timedelta(seconds=random.uniform(settings.retry_base_seconds / 2, ceiling))  # noqa: S311
+
+
+def _fall_back(lease: Lease, exc: AirlockError | None, services: Services) -> State:
+    """A step raised: wait, try again, or give up with the cause."""
+    job = lease.job
+    waits = exc is not None and exc.waits
+    retryable = exc is None or exc.retryable
+    code = exc.code if exc else "internal-error"
+    log.warning("step raised", state=job.state, error=code, detail=str(exc) if exc else None, attempt=job.attempt)
+    try:
+        if waits or (retryable and job.document.tries < services.settings.max_tries):
+            # What waits for a part that is down is not to blame: its attempt is given back.
+            lease.release(delay=backoff(job.document.tries, services), counted=not waits, waiting_for=code)
+            return job.state
+        reason = Reason.ATTEMPTS_EXHAUSTED if retryable else Reason.PROCESSING_ERROR
+        lease.settle([Advance(State.FAILED, reason, f"{exc or 'Internal error'} ({code})", facts={"error": code})], keep=False)
+    except LeaseLost:
+        log.warning("superseded", state=job.state)
+        return job.state
+    return State.FAILED
+
+
+def _follow_up(document_id: UUID, state: State, services: Services) -> None:
+    """After the commit: what is not needed any more goes; what goes on elsewhere is rung for."""
+    try:
+        with services.ledger.reading() as tx:
+            document = tx.document(document_id)
+        if document.state is State.AVAILABLE and document.erase_at is not None:
+            erase(document, services)
+        elif document.state in WORKING and document.lease_until is None:
+            delay = max(0.0, (document.available_at - document.updated_at).total_seconds())
+            services.queue.ring(document_id, lane_of(document, services), delay=delay)
+    except QueueUnavailable as exc:
+        log.warning("not rung, the sweeper will", error=exc.code)
+    except AirlockError as exc:
+        # Nothing hangs on this: the sweeper does whatever was left undone.
+        log.warning("follow-up left to the sweeper", state=state, error=exc.code, detail=str(exc))

@@ -1,0 +1,81 @@
+"""Keeps a lease alive beside the work, and swaps to the next attempt when a step is settled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from pipeline.documents import Advance, Job
+from pipeline.errors import AirlockError, LeaseLost
+from pipeline.services import Services
+from pipeline.telemetry import logger
+
+log = logger(__name__)
+
+
+class Lease:
+    """Renews every third of its length, in a thread, until the block ends.
+
+    The lock keeps a renewal from meeting a settle half way: the renewal would carry the old attempt and be refused,
+    and a healthy worker would take itself for superseded.
+    """
+
+    def __init__(self, job: Job, services: Services) -> None:
+        self.job = job
+        self._ledger = services.ledger
+        self._length = timedelta(seconds=services.settings.lease_seconds)
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._lost = False
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def check(self) -> None:
+        """Raises LeaseLost if another worker has taken over: stop before the next effect."""
+        if self._lost:
+            raise LeaseLost
+
+    def settle(self, advances: Sequence[Advance], *, keep: bool) -> Job | None:
+        """Write what the steps decided, in one transaction; go on holding the lease if `keep`."""
+        with self._lock:
+            self.check()
+            with self._ledger.begin() as tx:
+                job = tx.settle(self.job, advances, keep=self._length if keep else None)
+            if job is not None:
+                self.job = job
+            else:
+                self._over.set()
+            return job
+
+    def release(self, *, delay: timedelta, counted: bool, waiting_for: str | None) -> None:
+        """Give the document back in the state it has, to be claimed again after `delay`."""
+        with self._lock:
+            self._over.set()
+            with self._ledger.begin() as tx:
+                tx.release(self.job, delay=delay, counted=counted, waiting_for=waiting_for)
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._length.total_seconds() / 3):
+            with self._lock:
+                if self._over.is_set():
+                    return
+                try:
+                    with self._ledger.begin() as tx:
+                        if not tx.renew(self.job, self._length):
+                            self._lost = True
+                            return
+                except AirlockError as exc:
+                    # Not lost yet: two more renewals fit before the deadline, and settle is fenced in any case.
+                    log.warning("lease not renewed", error=exc.code, document=str(self.job.document.id))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()

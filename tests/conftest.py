@@ -1,0 +1,24 @@
+"""Servers that tests share: each starts once a session, when a test first asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.rabbitmq import rabbitmq
+from tests.servers.redis import redis
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis that tests share: use key prefixes or databases of your own."""
+    with redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A RabbitMQ that tests share: use queue names of your own."""
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as url:
+        yield url

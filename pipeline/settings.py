@@ -60,12 +60,13 @@ class Settings(BaseSettings):
     receipt_key_file: Path | None = None  # Ed25519 private key (PEM); default: made once in var_dir
     download_seconds: int = Field(900, ge=1, le=7200)  # how long a signed URL lives
 
-    lease_seconds: float = Field(60.0, gt=0)
+    lease_seconds: float = Field(30.0, gt=0)
     max_tries: int = Field(5, ge=1)
     retry_base_seconds: float = Field(2.0, gt=0)
     retry_cap_seconds: float = Field(300.0, gt=0)
-    sweep_seconds: float = Field(30.0, gt=0)
+    sweep_seconds: float = Field(15.0, gt=0)
     relay_seconds: float = Field(5.0, gt=0)
+    reconcile_seconds: float = Field(300.0, gt=0)  # how often the buckets are listed and compared with the ledger
     requeue_after_seconds: float = Field(120.0, gt=0)  # a document that nobody touched for so long is rung again
     orphan_after_seconds: float = Field(3600.0, gt=0)  # an object that no row knows is looked after once this old
     task_time_limit_seconds: int = Field(3600, gt=0)

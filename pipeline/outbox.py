@@ -1,0 +1,121 @@
+"""From event rows to whoever must hear of them: the queue now; webhooks and streams hang on here too.
+
+Two ways lead out. `Announcer` rings right after the commit (fast) and ticks the event off behind it; `relay` comes by
+every few seconds for what is not ticked off (the broker was down, the process died between commit and publish).
+An event is ticked off only after it went out, so each goes out at least once, in order within its document.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from pipeline.documents import Event, Lane
+from pipeline.errors import AirlockError, QueueUnavailable
+from pipeline.services import Services
+from pipeline.states import WORKING, State
+from pipeline.telemetry import logger
+
+log = logger(__name__)
+
+FLUSH_SECONDS = 0.5
+BATCH = 500
+
+# Takes one event; raises an AirlockError to have it, and what follows it in its document, come again.
+Sink = Callable[[Event], None]
+
+
+class Announcer:
+    """Rings for new documents; one thread ticks off what was rung, many in one statement."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._rung: list[int] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._over = False
+        self._thread: threading.Thread | None = None
+
+    def announce(self, events: Sequence[Event]) -> None:
+        """Ring for each event's document. Never raises: what fails here, `relay` repeats."""
+        for event in events:
+            try:
+                self._services.queue.ring(event.document_id, Lane.INSPECT)
+            except QueueUnavailable as exc:
+                log.warning("not rung, the outbox keeps it", error=exc.code, document=str(event.document_id))
+                return
+            except AirlockError as exc:  # the inline queue runs the flow here
+                log.warning("flow stopped", error=exc.code, document=str(event.document_id))
+                continue
+            with self._lock:
+                self._rung.append(event.id)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._tick_off, name="outbox", daemon=True)
+                    self._thread.start()
+
+    def close(self) -> None:
+        """Tick off what is left and end the thread."""
+        self._over = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def _tick_off(self) -> None:
+        while not self._over:
+            self._wake.wait(FLUSH_SECONDS)
+            with self._lock:
+                rung, self._rung = self._rung, []
+            if not rung:
+                continue
+            try:
+                with self._services.ledger.begin() as tx:
+                    tx.mark_relayed(rung)
+            except AirlockError as exc:
+                log.warning("outbox not ticked off, the relay rings again", error=exc.code)
+
+
+def relay(services: Services, *, older_than: timedelta = timedelta(seconds=5), sinks: Sequence[Sink] = ()) -> int:
+    """Send out what is not ticked off; how many events went. Younger events are still the announcer's."""
+    done = 0
+    while True:
+        with services.ledger.reading() as tx:
+            events = tx.unrelayed(older_than=older_than, limit=BATCH)
+            waiting = tx.waiting({event.document_id for event in events if event.to in WORKING})
+        sent, stuck = _send(events, waiting, services, sinks)
+        if sent:
+            with services.ledger.begin() as tx:
+                tx.mark_relayed(sent)
+        done += len(sent)
+        if stuck or len(events) < BATCH:
+            return done
+
+
+def _send(
+    events: Sequence[Event], waiting: dict[UUID, State], services: Services, sinks: Sequence[Sink]
+) -> tuple[list[int], bool]:
+    sent: list[int] = []
+    held: set[UUID] = set()  # documents one of whose events did not go out: the later ones wait behind it
+    for event in events:
+        if event.document_id in held:
+            continue
+        try:
+            if event.to in WORKING and waiting.get(event.document_id) is event.to:
+                with services.ledger.reading() as tx:
+                    document = tx.document(event.document_id)
+                services.queue.ring(event.document_id, _lane(document, services))
+            for sink in sinks:
+                sink(event)
+        except AirlockError as exc:
+            log.warning("event not relayed", error=exc.code, document=str(event.document_id))
+            held.add(event.document_id)
+            continue
+        sent.append(event.id)
+    return sent, bool(held)
+
+
+def _lane(document: object, services: Services) -> Lane:
+    from pipeline import flow
+
+    return flow.lane_of(document, services)  # type: ignore[arg-type]

@@ -1,0 +1,181 @@
+"""Celery as the doorbell: one task a document, JSON only, acknowledged late, no result backend.
+
+What Celery's delivery lacks, the ledger has: a message that comes twice finds no document to claim, one that is lost is
+rung again by the sweeper, and attempts are counted in the row, where a killed worker cannot forget them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from pipeline.documents import Lane
+from pipeline.errors import LedgerUnavailable, QueueUnavailable
+from pipeline.settings import Settings
+from pipeline.telemetry import configure_logging, logger
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from pipeline.services import Services
+
+TASK = "airlock.advance"
+log = logger(__name__)
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery app for this broker; any that kombu has works by URL (Redis, RabbitMQ, SQS, Pub/Sub)."""
+    from celery import Celery
+    from kombu import Queue
+
+    broker = settings.broker_url.get_secret_value()
+    options: dict[str, object] = {}
+    if broker.startswith(("redis", "valkey")):
+        # Longer than any task: a message that still runs must not come again merely because time passed.
+        options = {
+            "visibility_timeout": 2 * settings.task_time_limit_seconds,
+            "socket_connect_timeout": 3,
+            "socket_timeout": 30,
+            "socket_keepalive": True,
+        }
+    elif broker.startswith("amqp"):
+        options = {"confirm_publish": True}  # without it a publish into a dying broker looks like success
+    app = Celery("airlock", broker=broker, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        event_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_time_limit=settings.task_time_limit_seconds,
+        task_default_queue=Lane.INSPECT.value,
+        task_queues=[Queue(lane.value, durable=True) for lane in Lane],
+        task_create_missing_queues=False,
+        worker_prefetch_multiplier=1,
+        worker_max_tasks_per_child=2000,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        # A lost connection redelivers what runs; the lease makes the second copy harmless, so the first may finish.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_timeout=3,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=options,
+        enable_utc=True,
+    )
+    return app
+
+
+class CeleryQueue:
+    """Publishes document ids."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = make_app(settings)
+
+    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0) -> None:
+        """See `Queue.ring`: published once the broker has confirmed it, within a few seconds or not at all."""
+        from kombu.exceptions import KombuError
+        from kombu.exceptions import OperationalError as BrokerError
+
+        try:
+            self._app.send_task(
+                TASK,
+                [str(document_id)],
+                queue=lane.value,
+                countdown=delay or None,
+                retry=True,
+                retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
+            )
+        except (BrokerError, KombuError, OSError) as exc:
+            raise QueueUnavailable("The broker cannot be reached; the document waits in the database.") from exc
+
+    def ping(self) -> None:
+        """See `Queue.ping`."""
+        from kombu.exceptions import KombuError
+        from kombu.exceptions import OperationalError as BrokerError
+
+        try:
+            with self._app.connection_for_write(connect_timeout=3) as connection:
+                connection.ensure_connection(max_retries=0, timeout=3)
+        except (BrokerError, KombuError, OSError) as exc:
+            raise QueueUnavailable("The broker cannot be reached: check AIRLOCK_BROKER_URL and that it runs.") from exc
+
+
+class _PerProcess:
+    """Services of the process that asks: a pool's child must not share its parent's connections."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._made: tuple[int, Services] | None = None
+
+    def get(self) -> Services:
+        from pipeline.services import Services
+
+        if self._made is None or self._made[0] != os.getpid():
+            self._made = (os.getpid(), Services(self._settings))
+        return self._made[1]
+
+
+def make_worker_app(settings: Settings) -> Celery:
+    """The app with the task that runs the flow; what a worker serves."""
+    from celery import signals
+
+    app = make_app(settings)
+    services = _PerProcess(settings)
+
+    @app.task(
+        name=TASK,
+        bind=True,
+        autoretry_for=(LedgerUnavailable,),  # nothing could be recorded: the message itself must come again
+        retry_backoff=True,
+        retry_backoff_max=60,
+        retry_jitter=True,
+        max_retries=None,
+    )
+    def advance(self: Any, document_id: str) -> None:  # noqa: ANN401, ARG001
+        from pipeline import flow
+
+        try:
+            wanted = UUID(document_id)
+        except (ValueError, AttributeError, TypeError):
+            log.error("message dropped: not a document id")
+            return
+        flow.run(wanted, services.get())
+
+    def start(**_: object) -> None:
+        configure_logging(settings.log_level, json=settings.log_json)
+        # Made before the first document comes, so that it does not wait for imports and connections.
+        made = services.get()
+        made.gate.fitness()
+
+    def stop(**_: object) -> None:
+        services.get().close()
+
+    signals.worker_process_init.connect(start, weak=False)
+    signals.worker_process_shutdown.connect(stop, weak=False)
+    return app
+
+
+def run_worker(settings: Settings, concurrency: int | None = None) -> None:
+    """Serve the settings' lanes until told to stop (SIGTERM finishes what is in hand)."""
+    from celery import signals
+
+    configure_logging(settings.log_level, json=settings.log_json)
+    signals.setup_logging.connect(lambda **_: None, weak=False)  # ours stays
+    app = make_worker_app(settings)
+    lanes = ",".join(sorted(settings.lanes))
+    app.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            f"--concurrency={concurrency or os.cpu_count() or 1}",
+            f"--queues={lanes}",
+            f"--hostname={lanes.replace(',', '-')}-{os.getpid()}@%h",
+            f"--loglevel={settings.log_level}",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+    )

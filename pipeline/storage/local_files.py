@@ -1,0 +1,147 @@
+"""The file system under a local bucket: names that cannot leave the root, names that outlive a power cut.
+
+    root/{key}                        an object's bytes, mode 0400, never written again
+    root/{folder}/.{name}.{version}   its headers, where they are not the default ones
+    root/.incoming/{token}            bytes on their way in; {token}.headers: the key and the headers they will have
+
+The version is taken from the file itself, its modification time in nanoseconds and its size, so a foreign hand that
+replaces or overwrites a file changes the version too, and nothing has to be written to keep it. Backups must keep
+modification times (cp -a, rsync -a and tar all do); without them, pinned reads fail closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.errors import ObjectNotFound, StoreError, StoreUnavailable
+from pipeline.storage.base import ObjectRef
+
+INCOMING = ".incoming"
+HEADERS = ".headers"
+SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+-]{0,199}")  # no dot first: those names are ours; no "..", no NUL
+VERSION = re.compile(r"[0-9a-f]{1,16}-[0-9a-f]{1,16}")
+_OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EACCES}
+
+
+def is_key(key: str) -> bool:
+    """Whether the key can be a path below the root and nowhere else."""
+    return len(key) <= 1024 and all(SEGMENT.fullmatch(segment) for segment in key.split("/"))
+
+
+def version_of(found: os.stat_result) -> str:
+    """The version of the bytes that this file holds now."""
+    return f"{found.st_mtime_ns & 0xFFFF_FFFF_FFFF_FFFF:x}-{found.st_size:x}"
+
+
+def modified(found: os.stat_result) -> datetime:
+    """When the file was last written."""
+    return datetime.fromtimestamp(found.st_mtime, UTC)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn the operating system's errors into ours, without the path."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise ObjectNotFound from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a symbolic link where bytes should be: O_NOFOLLOW
+            raise ObjectNotFound from None
+        kind = StoreUnavailable if error.errno in _OUTSIDE else StoreError
+        raise kind(f"The local store: {os.strerror(error.errno or 0)}.") from None
+
+
+def open_pinned(path: Path, ref: ObjectRef) -> tuple[int, os.stat_result]:
+    """A descriptor of exactly this version's bytes. Raises ObjectNotFound."""
+    # O_NONBLOCK: a pipe that somebody put there must not hold us up.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or version_of(found) != ref.version:
+        os.close(descriptor)
+        raise ObjectNotFound
+    return descriptor, found
+
+
+def write_all(descriptor: int, chunk: bytes | bytearray | memoryview) -> None:
+    """write(2) until everything is written."""
+    written = os.write(descriptor, chunk)
+    if written < len(chunk):
+        rest = memoryview(chunk)[written:]
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A new read-only file, on disk when this returns. Raises FileExistsError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    try:
+        write_all(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_up(folder: Path, root: Path) -> None:
+    """Make a name in `folder` durable, and every folder up to the root with it.
+
+    All of them, always: another process may have made a folder a moment ago without having synced its parent yet.
+    One that is clean costs microseconds.
+    """
+    sync_folder(folder)
+    while folder != root:
+        folder = folder.parent
+        sync_folder(folder)
+
+
+def link_new(source: Path, target: Path, root: Path) -> None:
+    """Give a file its second name, making folders as needed. Raises FileExistsError.
+
+    Folders that became empty are removed by `prune` at any moment, so one that was just made may be gone again.
+    """
+    for _ in range(50):
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileNotFoundError:
+            if not source.exists():
+                raise
+            make_folders(target.parent, root)
+        else:
+            return
+    raise StoreUnavailable("The local store: folders vanish as fast as they are made.")
+
+
+def make_folders(folder: Path, root: Path) -> None:
+    """mkdir -p below the root, which itself must be there."""
+    try:
+        folder.mkdir(0o700, exist_ok=True)
+    except FileNotFoundError:
+        if folder == root or root not in folder.parents:
+            raise
+        make_folders(folder.parent, root)
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(0o700, exist_ok=True)
+
+
+def prune(folder: Path, root: Path) -> None:
+    """Remove the folder and its parents as far as they are empty."""
+    with contextlib.suppress(OSError):
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent

@@ -1,0 +1,159 @@
+"""The stores that the contract is held to, each with a way to do what only a foreign hand would do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pipeline.errors import Forbidden, ObjectExists
+from pipeline.storage.base import ObjectHeaders, ObjectStore
+from pipeline.storage.local import LocalStore
+from pipeline.storage.local_signing import LocalSigner
+from pipeline.storage.memory import MemoryStore
+
+SECRET = b"only for tests: sixteen and more"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Two buckets of one kind, and what may be expected of them."""
+
+    name: str
+    store: ObjectStore
+    other: ObjectStore  # a second bucket, which `store` can copy from
+    missing: ObjectStore  # a bucket that is not there
+    overwrite: Callable[[str, bytes], None]  # replace an object of `other`, as whoever has the bucket's keys could
+    leftovers: Callable[[], int]  # unfinished uploads and temporary files in both buckets
+    keeps_versions: bool = False  # replaced bytes can still be read by their version
+    checks_sha256: bool = False  # a small object's SHA-256 is checked by the store at commit
+    parts: int = 1 << 20  # a body longer than this takes more than one request
+    signs_create_only: bool = True
+
+
+@contextlib.contextmanager
+def local(folder: Path) -> Iterator[Backend]:
+    """Folders, with a signer whose URLs a small server of the tests answers."""
+    with signed_door() as (signer, doors):
+        other = LocalStore(folder / "other", signer=signer)
+        store = LocalStore(folder / "store", signer=signer, sources=[other])
+        for each in (store, other):
+            each.ensure_bucket()
+            doors[each.bucket] = each
+
+        def overwrite(key: str, body: bytes) -> None:
+            foreign = folder / "foreign"
+            foreign.write_bytes(body)
+            foreign.rename(other.root / key)
+
+        def leftovers() -> int:
+            return sum(len(list((each.root / ".incoming").iterdir())) for each in (store, other))
+
+        yield Backend("local", store, other, LocalStore(folder / "missing"), overwrite, leftovers)
+
+
+@contextlib.contextmanager
+def memory(_folder: Path) -> Iterator[Backend]:
+    """This process's memory."""
+    with signed_door() as (signer, doors):
+        other = MemoryStore("other", signer=signer)
+        store = MemoryStore("store", signer=signer, sources=[other])
+        doors.update(store=store, other=other)
+
+        def overwrite(key: str, body: bytes) -> None:
+            other.put(key, body, ObjectHeaders(), sha256=None, overwrite=True)
+
+        yield Backend("memory", store, other, store, overwrite, lambda: 0, checks_sha256=True)
+
+
+@contextlib.contextmanager
+def signed_door() -> Iterator[tuple[LocalSigner, dict[str, ObjectStore]]]:
+    """A server for signed URLs of stores that have none: what the API does, at its smallest."""
+    doors: dict[str, ObjectStore] = {}
+
+    class Door(BaseHTTPRequestHandler):
+        def _grant(self) -> Any:
+            url = urlsplit(self.path)
+            bucket, _, key = url.path.removeprefix("/v1/objects/").partition("/")
+            length = self.headers.get("Content-Length")
+            return signer.verify(
+                self.command,
+                unquote(bucket),
+                unquote(key),
+                dict(parse_qsl(url.query)),
+                datetime.now(UTC),
+                content_type=self.headers.get("Content-Type", ""),
+                content_length=int(length) if length else None,
+            )
+
+        def do_GET(self) -> None:
+            try:
+                grant = self._grant()
+            except Forbidden:
+                return self._end(403)
+            store = doors[grant.bucket]
+            stat = store.head(grant.key, grant.version)
+            start, end, status = 0, stat.size, 200
+            if wanted := self.headers.get("Range"):
+                first, _, last = wanted.removeprefix("bytes=").partition("-")
+                start, end, status = int(first), min(int(last) + 1, stat.size), 206
+            self.send_response(status)
+            self.send_header("Content-Type", stat.headers.content_type)
+            if stat.headers.content_disposition:
+                self.send_header("Content-Disposition", stat.headers.content_disposition)
+            self.send_header("Content-Length", str(end - start))
+            self.end_headers()
+            for piece in store.get(grant.ref, start, end):
+                self.wfile.write(piece)
+            return None
+
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            try:
+                grant = self._grant()
+                with doors[grant.bucket].create(grant.key, ObjectHeaders(grant.content_type)) as writer:
+                    writer.write(body)
+                    writer.commit()
+            except Forbidden:
+                return self._end(403)
+            except ObjectExists:
+                return self._end(412)
+            return self._end(200)
+
+        def _end(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        signer = LocalSigner(SECRET, f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield signer, doors
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def expired(url: str) -> str:
+    """The same URL as it would read had it run out, for stores whose clock cannot be turned."""
+    return url.replace("exp=", "exp=1")
+
+
+def random_bytes(size: int) -> bytes:
+    """Bytes that no store can compress."""
+    return os.urandom(size)
+
+
+SHORT = timedelta(minutes=5)

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from scanners.base import ScannerUnavailable
-from scanners.sandbox_call import Call, Limits, SandboxError, SandboxKilled, SandboxTimeout
+from scanners.sandbox_call import KILL_SECONDS, Call, Limits, SandboxError, SandboxKilled, SandboxTimeout
 
 __all__ = ["Isolation", "Limits", "Sandbox", "SandboxError", "SandboxKilled", "SandboxTimeout"]
 
 # The modules whose functions marked with `sandbox_child.sandboxed` can be called: the registry is closed at start.
 MODULES = ()
 START_SECONDS = 60.0
-KILL_SECONDS = 10.0
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TESSDATA_PREFIX", "TMPDIR", "TZ", "MAGIC")  # nothing else of our environment
 
 

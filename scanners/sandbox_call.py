@@ -16,6 +16,8 @@ from typing import Any
 
 from scanners.base import SampleTimeout, ScannerError
 
+KILL_SECONDS = 10.0  # patience with the kernel: a killed process is gone in microseconds, but for one in a device
+
 
 class SandboxError(ScannerError):
     """The sandboxed function failed, or its answer was not one."""

@@ -27,7 +27,7 @@ def erase(document: Document, services: Services) -> None:
         for part in ("text", "pdf"):
             _delete_current(services.quarantine, key_of(document.retention, document.tenant, document.id, part))
     with services.ledger.begin() as tx:
-        tx.erased(document.id)
+        tx.erased(document.id, state=document.state)
 
 
 def _delete_current(store: ObjectStore, key: str) -> None:

@@ -14,10 +14,11 @@ from uuid import UUID
 
 import structlog
 
-from pipeline.documents import Advance, Document, Job, Lane
+from pipeline.documents import Advance, Job
 from pipeline.erase import erase
 from pipeline.errors import AirlockError, LeaseLost, QueueUnavailable
 from pipeline.hand import Hand
+from pipeline.lanes import instant, lane_of
 from pipeline.lease import Lease
 from pipeline.services import Services
 from pipeline.states import WORKING, Reason, State
@@ -33,25 +34,6 @@ FLOW: Mapping[State, Step] = {
     State.APPROVED: promote,
 }
 assert FLOW.keys() == WORKING  # noqa: S101  a state that nothing moves on must not exist
-
-
-def reads(document: Document, services: Services) -> bool:
-    """Whether recognition of this document is work worth a queue of its own (images, PDF pages)."""
-    kind = document.detected_type
-    return services.recognizer is not None and kind is not None and services.recognizer.needs_ocr_lane(kind)
-
-
-def lane_of(document: Document, services: Services) -> Lane:
-    """The queue whose workers take this document on from where it is."""
-    return Lane.OCR if document.state is State.CLEAN and reads(document, services) else Lane.INSPECT
-
-
-def instant(document: Document, services: Services) -> bool:
-    """Whether the next step only decides and touches nothing, so that it can be settled together with the one before."""
-    if document.state is State.CLEAN:
-        kind = document.detected_type
-        return services.recognizer is None or kind is None or not services.recognizer.reads(kind)
-    return document.state is State.RECOGNIZED
 
 
 def run(document_id: UUID, services: Services) -> State | None:

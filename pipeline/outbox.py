@@ -14,8 +14,10 @@ from uuid import UUID
 
 from pipeline.documents import Event, Lane
 from pipeline.errors import AirlockError, QueueUnavailable
+from pipeline.lanes import lane_of
+from pipeline.ledger.queries.sweep import Stranded
 from pipeline.services import Services
-from pipeline.states import WORKING, State
+from pipeline.states import WORKING
 from pipeline.telemetry import logger
 
 log = logger(__name__)
@@ -82,7 +84,7 @@ def relay(services: Services, *, older_than: timedelta = timedelta(seconds=5), s
     while True:
         with services.ledger.reading() as tx:
             events = tx.unrelayed(older_than=older_than, limit=BATCH)
-            waiting = tx.waiting({event.document_id for event in events if event.to in WORKING})
+            waiting = {found.id: found for found in tx.waiting({e.document_id for e in events if e.to in WORKING})}
         sent, stuck = _send(events, waiting, services, sinks)
         if sent:
             with services.ledger.begin() as tx:
@@ -93,7 +95,7 @@ def relay(services: Services, *, older_than: timedelta = timedelta(seconds=5), s
 
 
 def _send(
-    events: Sequence[Event], waiting: dict[UUID, State], services: Services, sinks: Sequence[Sink]
+    events: Sequence[Event], waiting: dict[UUID, Stranded], services: Services, sinks: Sequence[Sink]
 ) -> tuple[list[int], bool]:
     sent: list[int] = []
     held: set[UUID] = set()  # documents one of whose events did not go out: the later ones wait behind it
@@ -101,10 +103,9 @@ def _send(
         if event.document_id in held:
             continue
         try:
-            if event.to in WORKING and waiting.get(event.document_id) is event.to:
-                with services.ledger.reading() as tx:
-                    document = tx.document(event.document_id)
-                services.queue.ring(event.document_id, _lane(document, services))
+            document = waiting.get(event.document_id)
+            if document is not None and document.state is event.to:
+                services.queue.ring(document.id, lane_of(document, services))
             for sink in sinks:
                 sink(event)
         except AirlockError as exc:
@@ -113,9 +114,3 @@ def _send(
             continue
         sent.append(event.id)
     return sent, bool(held)
-
-
-def _lane(document: object, services: Services) -> Lane:
-    from pipeline import flow
-
-    return flow.lane_of(document, services)  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ def public_key(text: bytes, key_id: str | None = None) -> Ed25519PublicKey:
             chosen = next((key for key in keys if key_id in (None, key.get("kid"))), None)
             if chosen is None:
                 raise BadRequest("The key set does not hold the key that signed this receipt.")
-            key = OKPAlgorithm.from_jwk(chosen)
+            key: object = OKPAlgorithm.from_jwk(chosen)
         else:
             key = load_pem_public_key(text)
     except (ValueError, KeyError, TypeError, InvalidTokenError, UnsupportedAlgorithm) as exc:

@@ -17,7 +17,7 @@ from uuid import UUID
 from pipeline.documents import NewDocument
 from pipeline.erase import erase
 from pipeline.errors import AirlockError, Conflict, QueueUnavailable
-from pipeline.flow import lane_of
+from pipeline.lanes import lane_of
 from pipeline.outbox import relay
 from pipeline.services import Services
 from pipeline.states import SERVED, WORKING, Reason, State

@@ -1,0 +1,15 @@
+"""All the SQL, by concern; one Transaction speaks it."""
+
+from __future__ import annotations
+
+from pipeline.ledger.queries.flow import FlowQueries
+from pipeline.ledger.queries.keys import KeyQueries
+from pipeline.ledger.queries.moves import MoveQueries
+from pipeline.ledger.queries.outbox import OutboxQueries
+from pipeline.ledger.queries.sweep import Stranded, SweepQueries
+
+__all__ = ["Stranded", "Transaction"]
+
+
+class Transaction(FlowQueries, MoveQueries, OutboxQueries, SweepQueries, KeyQueries):
+    """What can be asked and said inside `Ledger.begin()` or `Ledger.reading()`. Not for two threads at once."""

@@ -1,0 +1,137 @@
+"""What the sweeper and the metrics ask: what stands still, what is due, what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import bindparam, func, select, update
+
+from pipeline.documents import Document
+from pipeline.ledger.clock import now_ms, span_ms
+from pipeline.ledger.models import documents
+from pipeline.ledger.queries.base import Statements, chunks
+from pipeline.ledger.queries.flow import FREE
+from pipeline.ledger.rows import Line
+from pipeline.states import WORKING, State
+
+IDLE = (
+    select(documents.c.id, documents.c.state, documents.c.detected_type, documents.c.nudged_at)
+    .where(
+        documents.c.state == bindparam("state"),
+        documents.c.nudged_at <= now_ms() - bindparam("idle"),
+        FREE,
+        documents.c.available_at <= now_ms(),
+    )
+    .order_by(documents.c.nudged_at)
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)  # two sweepers share the work, and neither waits for a worker
+)
+NUDGED = update(documents).where(documents.c.id.in_(bindparam("ids", expanding=True))).values(nudged_at=now_ms())
+TO_ERASE = (
+    select(documents).where(documents.c.erase_at <= now_ms()).order_by(documents.c.erase_at).limit(bindparam("at_most"))
+)
+ERASED = update(documents).where(documents.c.id == bindparam("its_id")).values(erase_at=None, erased_at=now_ms())
+ERASED_IN = ERASED.where(documents.c.state == bindparam("its_state"))
+TO_EXPIRE = (
+    select(documents.c.id)
+    .where(documents.c.state == State.AVAILABLE, documents.c.expires_at <= now_ms())
+    .order_by(documents.c.expires_at)
+    .limit(bindparam("at_most"))
+)
+COUNTS = select(documents.c.state, func.count()).group_by(documents.c.state)
+OLDEST = (
+    select(documents.c.state, now_ms() - func.min(documents.c.updated_at))
+    .where(documents.c.state.in_(sorted(WORKING)))
+    .group_by(documents.c.state)
+)
+WAITING = (
+    select(documents.c.waiting_for, func.count())
+    .where(documents.c.waiting_for.is_not(None))
+    .group_by(documents.c.waiting_for)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """A document that could be worked on and is not: enough to choose the queue for a new message."""
+
+    id: UUID
+    state: State
+    detected_type: str | None
+
+
+class SweepQueries(Statements):
+    """Each list is bounded, oldest first, and read along an index."""
+
+    def stranded(self, *, states: Collection[State], idle: timedelta, limit: int) -> list[Stranded]:
+        """Documents that nobody holds, whose time has come, and that no message was sent for since `idle`.
+
+        They count as nudged from now on: send the messages after this commits, or lose one round of nudging.
+        """
+        found: list[Line] = []
+        for state in sorted(states):  # one search of the index for each: over several states it would have to sort
+            values = {"state": state, "idle": span_ms(idle), "at_most": limit}
+            found += self._write(IDLE, values).all()
+        chosen = sorted(found, key=lambda row: row.nudged_at)[:limit]
+        for some in chunks([row.id for row in chosen]):
+            self._write(NUDGED, {"ids": some})
+        return [Stranded(row.id, State(row.state), row.detected_type) for row in chosen]
+
+    def due_for_erasure(self, limit: int) -> list[Document]:
+        """Documents whose objects are to be removed by now; `Document.state` says which of them."""
+        return self._with_parts(self._read(TO_ERASE, {"at_most": limit}).all())
+
+    def erased(self, document_id: UUID, *, state: State | None = None) -> bool:
+        """Record that the objects are gone.
+
+        Give the `state` that the removal was decided in: if the document has moved since (its owner deleted it
+        while only the quarantine copy was being removed), then nothing is recorded, the answer is False, and it
+        stays due.
+        """
+        if state is None:
+            return self._write(ERASED, {"its_id": document_id}).rowcount == 1
+        return self._write(ERASED_IN, {"its_id": document_id, "its_state": state}).rowcount == 1
+
+    def due_for_expiry(self, limit: int) -> list[UUID]:
+        """Available documents whose time is up."""
+        return list(self._read(TO_EXPIRE, {"at_most": limit}).scalars())
+
+    def states(self, ids: Collection[UUID]) -> dict[UUID, State]:
+        """Where each of these documents is; one that has no row is not named."""
+        found: dict[UUID, State] = {}
+        for some in chunks(ids):
+            query = select(documents.c.id, documents.c.state).where(documents.c.id.in_(some))
+            found |= {row.id: State(row.state) for row in self._read(query)}
+        return found
+
+    def known(self, ids: Collection[UUID]) -> set[UUID]:
+        """Which of the ids have a row."""
+        return set(self.states(ids))
+
+    def waiting(self, ids: Collection[UUID]) -> list[Stranded]:
+        """Which of these documents a worker could take on right now."""
+        found: list[Stranded] = []
+        for some in chunks(ids):
+            query = select(documents.c.id, documents.c.state, documents.c.detected_type).where(
+                documents.c.id.in_(some),
+                documents.c.state.in_(sorted(WORKING)),
+                FREE,
+                documents.c.available_at <= now_ms(),
+            )
+            found += [Stranded(row.id, State(row.state), row.detected_type) for row in self._read(query)]
+        return found
+
+    def counts(self) -> dict[State, int]:
+        """How many documents are in each state; a state that none is in is not named."""
+        return {State(state): count for state, count in self._read(COUNTS)}
+
+    def oldest_waiting(self) -> dict[State, float]:
+        """For each working state that a document is in: for how many seconds the oldest has been in it."""
+        return {State(state): max(age, 0) / 1000 for state, age in self._read(OLDEST)}
+
+    def waiting_for(self) -> dict[str, int]:
+        """How many documents wait for what: the code of the error that made each wait, e.g. "engine-unavailable"."""
+        return {row[0]: row[1] for row in self._read(WAITING)}

@@ -1,0 +1,83 @@
+"""The only commit. A Ledger opens transactions, and says LedgerUnavailable when the database cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Iterator
+
+from sqlalchemy import Engine, exc, text
+
+from pipeline.errors import Conflict, LedgerUnavailable
+from pipeline.ledger import schema
+from pipeline.ledger.connect import BEGIN, open_engine
+from pipeline.ledger.queries import Transaction
+
+# What a caller got wrong, not the database: these keep their own face.
+OURS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
+
+
+class Ledger:
+    """One database. Safe to use from several threads; a forked child gets connections of its own."""
+
+    def __init__(self, url: str, *, echo: bool = False) -> None:
+        """`url` is sqlite:///PATH, postgresql://..., mysql://... or mariadb://...; nothing is connected yet."""
+        self._engine = open_engine(url, echo=echo)
+        # Two processes that talk over one inherited socket would read each other's answers.
+        engine = weakref.ref(self._engine)
+        os.register_at_fork(after_in_child=lambda: _forget_connections(engine()))
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        """One transaction: committed when the block ends, rolled back when it raises.
+
+        Raises LedgerUnavailable when the database cannot be reached, is locked for longer than 30 s, or broke a
+        deadlock; then nothing was written, unless the connection was lost during the commit itself.
+        """
+        with _translated(), self._engine.connect().execution_options(**BEGIN["write"]) as connection:
+            transaction = Transaction(connection)
+            yield transaction
+            if transaction.broken is not None:
+                raise Conflict("the transaction had failed: nothing of it was kept") from transaction.broken
+            connection.commit()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """One consistent look: takes no write lock in SQLite, and refuses to write (ValueError)."""
+        with _translated(), self._engine.connect().execution_options(**BEGIN["read"]) as connection:
+            yield Transaction(connection, writable=False)
+
+    def upgrade(self) -> None:
+        """Bring the tables to the newest revision. Of several processes that start at once one does it, in turn."""
+        with _translated(), self._engine.connect().execution_options(**BEGIN["write"]) as connection:
+            schema.upgrade(connection)
+
+    def revision(self) -> tuple[str | None, str]:
+        """The tables' revision (None: there are none) and the newest this code has."""
+        with _translated(), self._engine.connect().execution_options(**BEGIN["read"]) as connection:
+            return schema.current(connection), schema.newest()
+
+    def ping(self) -> None:
+        """Raises LedgerUnavailable unless the database answers."""
+        with _translated(), self._engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def dispose(self) -> None:
+        """Close the connections that are not in use."""
+        self._engine.dispose()
+
+
+def _forget_connections(engine: Engine | None) -> None:
+    if engine is not None:
+        engine.dispose(close=False)  # closing them would end the parent's sessions
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OURS:
+        raise
+    except (exc.DBAPIError, exc.TimeoutError) as error:  # TimeoutError: every connection of the pool is in use
+        raise LedgerUnavailable from error

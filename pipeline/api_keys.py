@@ -37,7 +37,9 @@ def make_key(ledger: Ledger, tenant: str, name: str = "", scopes: Iterable[str] 
     """
     wanted = frozenset(scopes)
     if not NAME.fullmatch(tenant):
-        raise BadRequest("A tenant's name is 1 to 63 characters of a-z, 0-9 and '-', and starts with none of the latter.")
+        raise BadRequest(
+            "A tenant's name is 1 to 63 characters of a-z, 0-9 and '-', and starts with none of the latter."
+        )
     if unknown := wanted - SCOPES:
         raise BadRequest(f"There is no scope {sorted(unknown)}; there are {sorted(SCOPES)}.")
     secret = PREFIX + secrets.token_urlsafe(32)

@@ -132,7 +132,9 @@ def _fall_back(lease: Lease, exc: AirlockError | None, services: Services) -> St
             lease.release(delay=backoff(job.document.tries, services), counted=not waits, waiting_for=code)
             return job.state
         reason = Reason.ATTEMPTS_EXHAUSTED if retryable else Reason.PROCESSING_ERROR
-        lease.settle([Advance(State.FAILED, reason, f"{exc or 'Internal error'} ({code})", facts={"error": code})], keep=False)
+        lease.settle(
+            [Advance(State.FAILED, reason, f"{exc or 'Internal error'} ({code})", facts={"error": code})], keep=False
+        )
     except LeaseLost:
         log.warning("superseded", state=job.state)
         return job.state

@@ -1,4 +1,4 @@
-"""The sample in hand: a document's bytes, read from quarantine once and kept for as long as one worker goes on with it."""
+"""The sample in hand: a document's bytes, read from quarantine once and kept while one worker goes on with it."""
 
 from __future__ import annotations
 

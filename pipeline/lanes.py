@@ -27,7 +27,7 @@ def lane_of(document: Placed, services: Services) -> Lane:
 
 
 def instant(document: Placed, services: Services) -> bool:
-    """Whether the next step only decides and touches nothing, so that it can be settled together with the one before."""
+    """Whether the next step only decides and touches nothing, so that it is settled together with the one before."""
     if document.state is State.CLEAN:
         kind, recognizer = document.detected_type, services.recognizer
         return kind is None or recognizer is None or not recognizer.reads(kind)

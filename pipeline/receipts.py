@@ -1,4 +1,4 @@
-"""Clearance receipts: a compact JWS (RFC 7515) over who found what in exactly which bytes, signed with Ed25519 (RFC 8037).
+"""Clearance receipts: a compact JWS (RFC 7515) of who found what in which bytes, signed with Ed25519 (RFC 8037).
 
 Anyone who has the public key can check a file against its receipt, offline.
 """
@@ -70,9 +70,7 @@ class ReceiptSigner:
         key: dict[str, str] = json.loads(OKPAlgorithm.to_jwk(self._key.public_key()))
         return {"keys": [{**key, "kid": self.key_id, "use": "sig", "alg": "EdDSA"}]}
 
-    def sign(
-        self, document: Document, parts: Sequence[Part], verdicts: Sequence[VerdictRecord], policy: Policy
-    ) -> str:
+    def sign(self, document: Document, parts: Sequence[Part], verdicts: Sequence[VerdictRecord], policy: Policy) -> str:
         """The receipt of one document. Holds digests, verdicts and versions; no name and no text of the sender's."""
         claims = {
             "iss": "airlock",

@@ -10,8 +10,9 @@ from pipeline.policy import Policy
 from scanners.base import Sample, Scanner, ScannerError, ScanResult
 
 if TYPE_CHECKING:
-    from pipeline.services import Services
     from scanners.clamav import ClamAV
+
+    from pipeline.services import Services
     from scanners.sandbox import Sandbox
 
 # What Airlock makes itself out of a clean document (its text, its searchable PDF) has no declared type to compare, but

@@ -1,4 +1,4 @@
-"""Everything that can be configured, from the environment (`AIRLOCK_...`). Read once; passed on, never imported as a global.
+"""Everything that can be configured, from the environment (`AIRLOCK_...`). Read once and passed on, never a global.
 
 A secret is a SecretStr: it cannot reach a log by being printed.
 """

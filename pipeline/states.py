@@ -1,12 +1,12 @@
 """Where a document can be, and how it may move. Pure: imports nothing but the standard library.
 
-    QUARANTINED -> CLEAN -> RECOGNIZED -> APPROVED -> AVAILABLE -> EXPIRED | DELETED | RECALLED
-         |           |        |    ^          |
-         |           |        v    | person   |
-         |           |      IN_REVIEW         |
-         +-----------+--------+---------------+--> REJECTED (a reason)
-         any working state, attempts exhausted --> FAILED   (replayable: back to where it failed)
-         anything that is not an end ------------> DELETED  (its owner asked)
+QUARANTINED -> CLEAN -> RECOGNIZED -> APPROVED -> AVAILABLE -> EXPIRED | DELETED | RECALLED
+     |           |        |    ^          |
+     |           |        v    | person   |
+     |           |      IN_REVIEW         |
+     +-----------+--------+---------------+--> REJECTED (a reason)
+     any working state, attempts exhausted --> FAILED   (replayable: back to where it failed)
+     anything that is not an end ------------> DELETED  (its owner asked)
 """
 
 from __future__ import annotations

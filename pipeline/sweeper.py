@@ -1,7 +1,7 @@
 """Converges with events turned off: whatever a crash, a lost message or a lost event left undone is found and done.
 
-Everything here may run twice, at the same time, anywhere: each statement is conditional. So there is no leader to elect,
-and two beats are merely safer than one.
+Everything here may run twice, at the same time, anywhere: each statement is conditional. So there is no leader to
+elect, and two beats are merely safer than one.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _unannounced(services: Services) -> Iterator[Pair]:
 
 
 def remove_stray_from_serving(services: Services) -> int:
-    """Remove served objects whose document is not to be served (a superseded worker's copy that came after the erasure).
+    """Remove served objects whose document is not to be served (a superseded worker's late copy).
 
     An object that no row knows is only reported: it cannot be reached through the service, and after a restore of an
     older database it may be all that is left of a document.

@@ -118,7 +118,9 @@ class ScanResult:
 
     def __post_init__(self) -> None:
         if (self.verdict is Verdict.CLEAN) != (self.finding is None):
-            raise ValueError(f"a {self.verdict} verdict with finding {self.finding}: CLEAN has none, all others have one")
+            raise ValueError(
+                f"a {self.verdict} verdict with finding {self.finding}: CLEAN has none, all others have one"
+            )
 
 
 @dataclass(frozen=True, slots=True)

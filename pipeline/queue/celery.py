@@ -135,13 +135,13 @@ def make_worker_app(settings: Settings) -> Celery:
         retry_jitter=True,
         max_retries=None,
     )
-    def advance(self: Any, document_id: str) -> None:  # noqa: ANN401, ARG001
+    def advance(self: Any, document_id: str) -> None:
         from pipeline import flow
 
         try:
             wanted = UUID(document_id)
         except (ValueError, AttributeError, TypeError):
-            log.error("message dropped: not a document id")
+            log.warning("message dropped: not a document id")
             return
         flow.run(wanted, services.get())
 

@@ -38,7 +38,10 @@ def inspect(job: Job, hand: Hand, services: Services) -> Advance:
     worst = max(results, key=lambda result: SEVERITY[result.verdict])
     records = tuple(VerdictRecord("original", sample.sha256, result) for result in results)
     detected = next((result.media_type for result in results if result.media_type), None)
-    facts: dict[str, Json] = {"policy": services.policy.digest, "ms": {r.scanner: round(r.duration_ms, 1) for r in results}}
+    facts: dict[str, Json] = {
+        "policy": services.policy.digest,
+        "ms": {r.scanner: round(r.duration_ms, 1) for r in results},
+    }
     if worst.verdict is not Verdict.CLEAN:
         return Advance(
             State.REJECTED,

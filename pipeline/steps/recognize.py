@@ -1,4 +1,4 @@
-"""CLEAN -> RECOGNIZED: read what can be read. The text's bytes are new, so the engine looks at them before anybody else."""
+"""CLEAN -> RECOGNIZED: read what can be read. The text's bytes are new, so the engine looks at them first."""
 
 from __future__ import annotations
 

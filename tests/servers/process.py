@@ -79,7 +79,7 @@ def running(
             group=user if os.geteuid() == 0 else None,
             extra_groups=[] if user and os.geteuid() == 0 else None,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  no thread of a test starts servers
         )
     try:
         deadline = time.monotonic() + patience
@@ -92,10 +92,8 @@ def running(
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, stop_signal)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
-        except subprocess.TimeoutExpired:
-            pass
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(15)

@@ -58,6 +58,8 @@ class Services:
         """The truth."""
         from pipeline.ledger.session import Ledger
 
+        if self.settings.database_url is None:
+            self.settings.var_dir.mkdir(parents=True, exist_ok=True)
         return Ledger(self.settings.ledger_url)
 
     @cached_property
@@ -79,7 +81,7 @@ class Services:
         """Where only what passed is."""
         from pipeline.storage.open import open_store
 
-        return open_store(self.settings.serving, signer=self.signer)
+        return open_store(self.settings.serving, signer=self.signer, sources=(self.quarantine,))
 
     @cached_property
     def sandbox(self) -> Sandbox:

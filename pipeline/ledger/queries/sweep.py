@@ -124,6 +124,10 @@ class SweepQueries(Statements):
             found += [Stranded(row.id, State(row.state), row.detected_type) for row in self._read(query)]
         return found
 
+    def tenants(self) -> list[str]:
+        """Everybody who has a document. Reads a whole index: for `doctor --deep` and tests."""
+        return list(self._read(select(documents.c.tenant).distinct().order_by(documents.c.tenant)).scalars())
+
     def counts(self) -> dict[State, int]:
         """How many documents are in each state; a state that none is in is not named."""
         return {State(state): count for state, count in self._read(COUNTS)}

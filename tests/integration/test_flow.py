@@ -180,23 +180,22 @@ def test_a_document_that_takes_its_worker_with_it_each_time_ends_as_failed(world
     assert world.document(document_id).reason is Reason.WORKER_LOST
 
 
-def test_a_superseded_worker_commits_nothing(tmp_path: Path) -> None:
-    for world in worlds(tmp_path):
-        document_id = world.land()
-        once = threading.Event()
+def test_a_superseded_worker_commits_nothing(world: World) -> None:
+    document_id = world.land()
+    once = threading.Event()
 
-        def overtaken(_: Sample, world: World = world, once: threading.Event = once) -> None:
-            if not once.is_set():
-                once.set()
-                world.hurry(document_id)  # the lease lapses while this worker is still at it
-                assert world.run(document_id) is State.AVAILABLE  # and another one does the whole trip
+    def overtaken(_: Sample) -> None:
+        if not once.is_set():
+            once.set()
+            world.hurry(document_id)  # the lease lapses while this worker is still at it
+            assert world.run(document_id) is State.AVAILABLE  # and another one does the whole trip
 
-        world.clamav.before = overtaken
-        assert world.run(document_id) is State.QUARANTINED  # what the first one knows, and nobody writes
-        assert once.is_set()
-        assert world.document(document_id).state is State.AVAILABLE
-        assert [event.to for event in world.history(document_id)].count(State.CLEAN) == 1
-        assert violations(world.services, at_rest=True) == []
+    world.clamav.before = overtaken
+    assert world.run(document_id) is State.QUARANTINED  # what the first one knows, and nobody writes
+    assert once.is_set()
+    assert world.document(document_id).state is State.AVAILABLE
+    assert [event.to for event in world.history(document_id)].count(State.CLEAN) == 1
+    assert violations(world.services, at_rest=True) == []
 
 
 def test_five_deliveries_at_once_have_one_effect(world: World) -> None:

@@ -6,6 +6,7 @@ elect, and two beats are merely safer than one.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 import time
@@ -14,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from uuid import UUID
 
-from pipeline.documents import NewDocument
+from pipeline.documents import Filters, NewDocument
 from pipeline.erase import erase
 from pipeline.errors import AirlockError, Conflict, QueueUnavailable
 from pipeline.lanes import lane_of
@@ -116,19 +117,30 @@ def adopt_unannounced(services: Services) -> int:
     """Make documents of quarantined objects that no row knows: an event was lost, or the API died before its commit.
 
     Adopting is safe where deleting is not: the sender may believe that the bytes arrived, and nothing is served without
-    its own clean verdict anyway.
+    its own clean verdict anyway. But a sender who got no answer has sent them again: then the stray is a double, and
+    goes.
     """
     adopted = 0
     for stat, place in _unannounced(services):
         if place.part != "original":
             services.quarantine.delete(stat.ref)  # derived, and its document's row is gone: nobody can ever ask for it
             continue
+        digest = hashlib.sha256()
+        for chunk in services.quarantine.get(stat.ref):
+            digest.update(chunk)
+        sha256 = digest.hexdigest()
+        with services.ledger.reading() as tx:
+            same, _ = tx.documents(Filters(tenant=place.tenant, sha256=sha256), limit=1)
+        if same and same[0].created_at >= stat.modified - timedelta(seconds=1):
+            services.quarantine.delete(stat.ref)
+            log.info("stray removed: it was sent again", document=str(place.document_id), instead=str(same[0].id))
+            continue
         new = NewDocument(
             id=place.document_id,
             tenant=place.tenant,
             source=stat.ref,
             size=stat.size,
-            sha256=None,
+            sha256=sha256,
             name=None,
             declared_type=None,
             retention=place.retention,

@@ -296,6 +296,18 @@ def test_an_object_that_no_row_knows_becomes_a_document(tmp_path: Path) -> None:
         assert world.document(adopted).via == "adopted"
 
 
+def test_a_stray_whose_sender_has_sent_it_again_is_a_double_and_goes(tmp_path: Path) -> None:
+    for world in worlds(tmp_path, orphan_after_seconds=1e-9):
+        stray = f"standard/{TENANT}/00000000-0000-4000-8000-00000000abcd/original"
+        with world.services.quarantine.create(stray) as writer:
+            writer.write(b"sent twice")
+            writer.commit()
+        world.run(world.land(b"sent twice"))
+        assert reconcile(world.services)["adopted"] == 0
+        assert world.quarantined() == []
+        assert violations(world.services, at_rest=True) == []
+
+
 def test_the_sweeper_rings_for_what_lost_its_message_or_its_worker(world: World) -> None:
     documents = {world.land() for _ in range(5)}
     for document_id in documents:

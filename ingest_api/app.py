@@ -1,0 +1,85 @@
+"""The application: `create_app()` puts the parts together and does nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+
+from ingest_api import documents, events, health, metrics, objects, problems, public
+from ingest_api.edge import Edge
+from ingest_api.schemas import DocumentList, DocumentOut
+from ingest_api.uploads import direct
+from ingest_api.web import Web
+from pipeline.services import Services
+from pipeline.settings import Settings
+
+_ABOUT = """\
+Every upload lands in a private quarantine. It is typed, scanned and read; only what passes is copied to where it can be
+downloaded, and exactly those bytes.
+
+`POST /v1/documents` answers **202** as soon as the bytes are durable. Follow `Location`, or its `/events`, until the
+document is settled: `available`, or `rejected` with a reason.
+
+Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem documents; `type` leads to an explanation.
+"""
+
+
+def create_app(settings: Settings | None = None, *, services: Services | None = None) -> FastAPI:
+    """The ASGI application.
+
+    `services` is for tests and embedders, who then close them themselves.
+    """
+    parts = services or Services(settings or Settings())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.web = web = Web(parts)
+        try:
+            yield
+        finally:
+            await web.close()
+            if services is None:
+                parts.close()
+
+    app = FastAPI(
+        title="Airlock",
+        version="1",
+        summary="Quarantine, check and serve documents",
+        description=_ABOUT,
+        lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would have the client send its body twice
+        openapi_tags=[
+            {"name": "documents", "description": "Upload, follow, download, delete."},
+            {"name": "policy", "description": "What is accepted, and how to verify what was cleared."},
+            {"name": "objects", "description": "Where signed URLs of the local store lead."},
+            {"name": "operations", "description": "For whoever runs the service."},
+        ],
+    )
+    for module in (direct, documents, events, objects, public, health, metrics):
+        app.include_router(module.router)
+    problems.install(app)
+    app.add_middleware(Edge)
+    _describe(app)
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Add the schemas that are named by hand: answers that are written without a response model."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        made = app.openapi_schema is None
+        schema = generate()
+        if made:
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            for model in (problems.Problem, DocumentOut, DocumentList):
+                described = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                for name, inner in described.pop("$defs", {}).items():
+                    schemas.setdefault(name, inner)
+                schemas.setdefault(model.__name__, described)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,48 @@
+"""What each kind of problem means and what to do about it; served under /problems/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EXPLANATIONS: Mapping[str, str] = {
+    "internal-error": "Something went wrong that the service has no name for. It was logged under the correlation id.",
+    "malformed-request": "The request breaks the rules of its own format. `detail` says where.",
+    "digest-mismatch": "A Content-Digest, Repr-Digest or Digest header names other bytes than those that arrived: they "
+    "changed on the way, or the digest was computed over something else. For a form the header covers the whole form. "
+    "Nothing was kept.",
+    "no-file": "A form arrived without a file. A part is a file only if its Content-Disposition has a filename.",
+    "empty-file": "A file without a single byte has nothing to check. Of a form with an empty file nothing is kept, so "
+    "that it can be sent again as a whole; `part_index` counts the form's parts from 0.",
+    "unauthorized": "Send `Authorization: Bearer` and an API key that is valid here.",
+    "forbidden": "The API key lacks the scope that this needs, or a signed URL was changed or is over.",
+    "not-found": "Nothing is there, or it belongs to somebody else: the answer is the same.",
+    "method-not-allowed": "The address exists, but does not take this method; the Allow header lists those it takes.",
+    "invalid-parameters": "A parameter has a value that it cannot have; `errors` lists each.",
+    "unsupported-content": "Files are taken as they are: without Content-Encoding, and in a form without "
+    "Content-Transfer-Encoding.",
+    "conflict": "The document's state does not allow this. Look at the document; it may have moved on meanwhile.",
+    "not-available": "Only an AVAILABLE document can be downloaded. `state` says where this one is and `reason` why; "
+    "while it is on its way, its event stream tells when it arrives.",
+    "object-exists": "Objects are made once and never replaced.",
+    "lease-lost": "Another worker has taken the document over. Nothing is lost.",
+    "precondition-failed": "A condition in the request's headers does not hold.",
+    "range-not-satisfiable": "The Range header asks for bytes beyond the end; Content-Range says how many there are.",
+    "too-large": "A limit of the policy was passed; `limit` names it and its value, `GET /v1/policy` shows all. "
+    "Nothing was kept.",
+    "stalled": "Nothing was received for a while in the middle of an upload. Nothing was kept; send it again.",
+    "idempotency-conflict": "An Idempotency-Key stands for one request. This one was used for other content; take a "
+    "new key for each new upload.",
+    "too-many-requests": "Wait for as long as Retry-After says.",
+    "misconfigured": "An operator has to mend the configuration; the logs say what.",
+    "store-error": "The object store answered with an error. Nothing was acknowledged that was not stored.",
+    "object-not-found": "The object, or the version of it that a URL names, is gone.",
+    "checksum-mismatch": "The store holds other bytes than were sent. They were removed; send them again.",
+    "store-unavailable": "The object store cannot be reached now. Nothing was kept; send it again.",
+    "step-error": "A step of the pipeline failed, and will be tried again.",
+    "step-refused": "A step of the pipeline failed in a way that trying again does not mend.",
+    "unavailable": "A part of the service cannot be reached now.",
+    "ledger-unavailable": "The database cannot be reached now. Send an upload again with the same Idempotency-Key: if "
+    "the first one was recorded after all, its answer comes back.",
+    "queue-unavailable": "The queue cannot be reached now. What was accepted waits and is not lost.",
+    "engine-unavailable": "A scanner cannot be reached or is not fit to judge. What was accepted waits.",
+}

@@ -15,9 +15,9 @@ def open_store(url: str, *, signer: LocalSigner | None = None, sources: Sequence
     """The store behind a URL. Raises Misconfigured, never repeating the URL.
 
         file:///dir     memory://name     gs://bucket?endpoint=http://host:port
-        s3://bucket?endpoint=http://host:port&region=eu-west-1&path_style=1
+        s3://bucket?endpoint=http://host:port&region=eu-west-1&path_style=1&conditional_copy=0
 
-    Credentials come from the SDK's own environment. `signer` signs URLs where the store has no server (file, memory);
+    `conditional_copy=0` is for stores that ignore If-None-Match on a copy. Credentials come from the SDK's own environment. `signer` signs URLs where the store has no server (file, memory);
     `sources` are the open stores that copies come from (quarantine, for serving).
     """
     parts = urlsplit(url)
@@ -40,7 +40,7 @@ def open_store(url: str, *, signer: LocalSigner | None = None, sources: Sequence
 
             return MemoryStore(parts.netloc, signer=signer, sources=sources)
         case "s3" if parts.netloc:
-            _only(options, "endpoint", "region", "path_style")
+            _only(options, "endpoint", "region", "path_style", "conditional_copy")
             from pipeline.storage.s3 import open_s3
 
             return open_s3(
@@ -48,6 +48,7 @@ def open_store(url: str, *, signer: LocalSigner | None = None, sources: Sequence
                 endpoint=options.get("endpoint"),
                 region=options.get("region"),
                 path_style=options.get("path_style", "0") in ("1", "true", "yes"),
+                conditional_copy=options.get("conditional_copy", "1") in ("1", "true", "yes"),
             )
         case "gs" if parts.netloc:
             _only(options, "endpoint")

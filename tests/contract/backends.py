@@ -18,6 +18,9 @@ from pipeline.storage.base import ObjectHeaders, ObjectStore
 from pipeline.storage.local import LocalStore
 from pipeline.storage.local_signing import LocalSigner
 from pipeline.storage.memory import MemoryStore
+from pipeline.storage.s3 import S3Store, open_s3
+from pipeline.storage.s3_writer import PART
+from tests.servers.seaweedfs import S3Server
 
 SECRET = b"only for tests: sixteen and more"
 
@@ -35,7 +38,7 @@ class Backend:
     keeps_versions: bool = False  # replaced bytes can still be read by their version
     checks_sha256: bool = False  # a small object's SHA-256 is checked by the store at commit
     parts: int = 1 << 20  # a body longer than this takes more than one request
-    signs_create_only: bool = True
+    sorts_by_key: bool = True  # SeaweedFS lists by path: "a/b" before "a-b"
 
 
 @contextlib.contextmanager
@@ -71,6 +74,50 @@ def memory(_folder: Path) -> Iterator[Backend]:
             other.put(key, body, ObjectHeaders(), sha256=None, overwrite=True)
 
         yield Backend("memory", store, other, store, overwrite, lambda: 0, checks_sha256=True)
+
+
+def _s3(server: S3Server, *, versioned: bool) -> Backend:
+    """Two buckets of a real server. Copies go by parts above 6 MiB, so that small tests reach them."""
+    client = open_s3("none", endpoint=server.endpoint, region="us-east-1", path_style=True).client
+    kind = "versioned" if versioned else "plain"
+    stores = [S3Store(client, f"{kind}-{n}", single_copy=12 << 20, copy_part=5 << 20) for n in ("store", "other")]
+    for each in stores:
+        each.ensure_bucket()
+        each.ensure_bucket()
+        if versioned:
+            client.put_bucket_versioning(Bucket=each.bucket, VersioningConfiguration={"Status": "Enabled"})
+    store, other = stores
+
+    def overwrite(key: str, body: bytes) -> None:
+        client.put_object(Bucket=other.bucket, Key=key, Body=body)
+
+    def leftovers() -> int:
+        return sum(len(client.list_multipart_uploads(Bucket=each.bucket).get("Uploads", ())) for each in stores)
+
+    return Backend(
+        f"s3 {kind}",
+        store,
+        other,
+        S3Store(client, f"{kind}-missing"),
+        overwrite,
+        leftovers,
+        keeps_versions=versioned,
+        checks_sha256=True,
+        parts=PART,
+        sorts_by_key=False,
+    )
+
+
+@contextlib.contextmanager
+def s3_versioned(server: S3Server) -> Iterator[Backend]:
+    """A bucket that keeps versions: pinned by version id."""
+    yield _s3(server, versioned=True)
+
+
+@contextlib.contextmanager
+def s3_plain(server: S3Server) -> Iterator[Backend]:
+    """A bucket that keeps none: pinned by ETag."""
+    yield _s3(server, versioned=False)
 
 
 @contextlib.contextmanager
@@ -144,11 +191,6 @@ def signed_door() -> Iterator[tuple[LocalSigner, dict[str, ObjectStore]]]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def expired(url: str) -> str:
-    """The same URL as it would read had it run out, for stores whose clock cannot be turned."""
-    return url.replace("exp=", "exp=1")
 
 
 def random_bytes(size: int) -> bytes:

@@ -1,0 +1,5 @@
+"""`python -m pipeline.cli`: the same as `airlock`, by the interpreter that is named."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,110 @@
+"""The parts of the service, one command each: what a container or a unit file starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.console import load_settings, say
+
+if TYPE_CHECKING:
+    from pipeline.services import Services
+
+APP = "ingest_api.app:create_app"  # by name: nothing in pipeline imports the API
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Default: AIRLOCK_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Default: AIRLOCK_PORT, then PORT.", min=0, max=65535)] = None,
+) -> None:
+    """Serve the API."""
+    import uvicorn
+
+    from pipeline.telemetry import configure_logging
+
+    # The app reads its settings from the environment: whatever was decided here must be there.
+    if host is not None:
+        os.environ["AIRLOCK_HOST"] = host
+    if port is not None:
+        os.environ["AIRLOCK_PORT"] = str(port)
+    elif "AIRLOCK_PORT" not in os.environ and os.environ.get("PORT"):
+        os.environ["AIRLOCK_PORT"] = os.environ["PORT"]
+    settings = load_settings()
+    configure_logging(settings.log_level, json=settings.log_json)
+    uvicorn.run(
+        APP,
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,  # X-Forwarded-* can be sent by anybody
+        timeout_graceful_shutdown=5,  # an event stream never ends by itself
+    )
+
+
+def worker(
+    queues: Annotated[str | None, typer.Option(help="Lanes, by commas: inspect,ocr. Default: AIRLOCK_LANES.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Documents at once. Default: one a core.")] = None,
+) -> None:
+    """Take documents on their way."""
+    from pipeline.queue.celery import run_worker
+
+    run_worker(load_settings(**({"lanes": queues} if queues else {})), concurrency)
+
+
+def beat() -> None:
+    """Relay, sweep and reconcile at their intervals. One is enough; two do no harm."""
+    from pipeline.sweeper import run_beat
+    from pipeline.telemetry import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.log_level, json=settings.log_json)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    services = _services()
+    try:
+        run_beat(services, stop)
+    finally:
+        services.close()
+
+
+def migrate() -> None:
+    """Bring the database to the newest revision."""
+    from pipeline.ledger.session import Ledger
+
+    ledger = Ledger(load_settings().ledger_url)
+    try:
+        ledger.upgrade()
+        say(f"The database is at revision {ledger.revision()[0]}.")
+    finally:
+        ledger.dispose()
+
+
+def sweep() -> None:
+    """Sweep and reconcile once, and say what was found."""
+    from pipeline import sweeper
+
+    services = _services()
+    try:
+        for name, count in {**sweeper.sweep(services), **sweeper.reconcile(services)}.items():
+            say(f"{name:<12} {count}")
+    finally:
+        services.close()
+
+
+def _services() -> Services:
+    from pipeline.cli.running import settings_of_running
+    from pipeline.services import Services
+
+    return Services(settings_of_running())

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.mariadb import Installation, installation
+from tests.servers.postgres import Cluster, cluster
 from tests.servers.rabbitmq import rabbitmq
 from tests.servers.redis import redis
 
@@ -22,3 +24,17 @@ def rabbitmq_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A RabbitMQ that tests share: use queue names of your own."""
     with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A PostgreSQL that tests share: make a database of your own."""
+    with cluster(tmp_path_factory.mktemp("postgres")) as server, server.started():
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A MariaDB that tests share: make a database of your own."""
+    with installation(tmp_path_factory.mktemp("mariadb")) as server, server.started():
+        yield server

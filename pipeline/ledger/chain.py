@@ -17,6 +17,15 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+def plain(value: Mapping[str, object]) -> dict[str, Json]:
+    """The value as JSON gives it back, with "?" for half a surrogate pair, which MariaDB refuses."""
+    text = json.dumps(dict(value), ensure_ascii=False, allow_nan=False)
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    restored: dict[str, Json] = json.loads(text)
+    return restored
+
+
 def seal(
     *,
     document_id: UUID,

@@ -11,7 +11,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
-    Float,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -134,7 +134,7 @@ verdicts = Table(
     Column("signatures_at", BigInteger),
     Column("coverage", JSON, nullable=False),
     Column("media_type", MediaType),
-    Column("duration_ms", Float(53), nullable=False),
+    Column("duration_ms", Double, nullable=False),
     Column("at", BigInteger, nullable=False),
     **IN_MARIADB,
 )

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from pipeline.documents import ApiKey, Document, Event, NewDocument, Part, VerdictRecord
+from pipeline.ledger.chain import plain
 from pipeline.ledger.clock import epoch_ms, instant, maybe_instant
 from pipeline.states import Reason, State
 from pipeline.storage.base import ObjectRef
@@ -16,6 +17,14 @@ from scanners.base import Engine, Finding, ScanResult, Verdict
 
 Columns: TypeAlias = dict[str, Any]
 Line: TypeAlias = Row[*tuple[Any, ...]]
+
+
+def storable(text: str | None) -> str | None:
+    """The text without what PostgreSQL cannot keep (NUL, half a surrogate pair): an engine's odd remark is no reason
+    to lose its verdict."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def source_columns(ref: ObjectRef) -> Columns:
@@ -119,12 +128,12 @@ def verdict_columns(document_id: UUID, record: VerdictRecord, now: int) -> Colum
         "scanner": result.scanner,
         "verdict": result.verdict,
         "finding": result.finding,
-        "detail": result.detail,
+        "detail": storable(result.detail),
         "engine": engine.name if engine else None,
         "engine_version": engine.version if engine else None,
         "signatures": engine.signatures if engine else None,
         "signatures_at": epoch_ms(engine.signatures_at) if dated and engine and engine.signatures_at else None,
-        "coverage": dict(result.coverage),
+        "coverage": plain(result.coverage),
         "media_type": result.media_type,
         "duration_ms": result.duration_ms,
         "at": epoch_ms(record.at) if record.at else now,

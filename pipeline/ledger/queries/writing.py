@@ -12,11 +12,11 @@ from sqlalchemy import bindparam, delete, insert, update
 
 from pipeline.documents import Advance, Document, Event, Json, Part
 from pipeline.errors import BadRequest
-from pipeline.ledger.chain import seal
+from pipeline.ledger.chain import plain, seal
 from pipeline.ledger.clock import instant, span_ms
 from pipeline.ledger.models import documents, events, parts, receipts, verdicts
 from pipeline.ledger.queries.documents import DocumentQueries
-from pipeline.ledger.rows import Columns, part_columns, served_columns, verdict_columns
+from pipeline.ledger.rows import Columns, part_columns, served_columns, storable, verdict_columns
 from pipeline.states import Reason, State
 
 ADD_EVENT = insert(events)
@@ -113,7 +113,7 @@ def links(head: Head, moves: Sequence[Move], *, attempt: int, actor: str) -> tup
             "reason": move.reason,
             "attempt": attempt,
             "actor": actor,
-            "facts": dict(move.facts),
+            "facts": plain(move.facts),
             "previous": previous,
         }
         previous = seal(at_ms=head.now, **event)
@@ -189,14 +189,6 @@ def changed(document: Document, columns: Columns, new_parts: Iterable[Part], adv
     by_name = {part.name: part for part in (*document.parts, *new_parts)}
     values["parts"] = tuple(by_name[name] for name in sorted(by_name))
     return replace(document, **values)
-
-
-def storable(text: str | None) -> str | None:
-    """The text without what PostgreSQL cannot keep (NUL, half a surrogate pair): an engine's odd remark is no reason
-    to lose its verdict."""
-    if text is None or (text.isascii() and "\0" not in text):
-        return text
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def refuse_unstorable(columns: Columns) -> None:

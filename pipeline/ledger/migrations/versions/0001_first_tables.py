@@ -113,7 +113,7 @@ def upgrade() -> None:
         sa.Column("signatures_at", sa.BigInteger),
         sa.Column("coverage", sa.JSON, nullable=False),
         sa.Column("media_type", MediaType),
-        sa.Column("duration_ms", sa.Float(53), nullable=False),
+        sa.Column("duration_ms", sa.Double, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         if_not_exists=True,
         **IN_MARIADB,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from tests.servers.mariadb import Installation, installation
 from tests.servers.postgres import Cluster, cluster
 from tests.servers.rabbitmq import rabbitmq
 from tests.servers.redis import redis
+from tests.servers.seaweedfs import S3Server, seaweedfs
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +41,18 @@ def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Install
     """A MariaDB that tests share: make a database of your own."""
     with installation(tmp_path_factory.mktemp("mariadb")) as server, server.started():
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One SeaweedFS for the whole run; its credentials are in the environment, where the SDK looks for them."""
+    with seaweedfs(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment().items():
+            environment.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_logs() -> None:
+    """What a failing test needs to know is in its assertion; a thousand INFO lines above it are not."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

@@ -8,16 +8,6 @@ import pytest
 
 from tests.contract import backends
 from tests.contract.backends import Backend
-from tests.servers.seaweedfs import S3Server, seaweedfs
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One SeaweedFS for the whole run; its credentials are in the environment, where the SDK looks for them."""
-    with seaweedfs(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as environment:
-        for name, value in server.environment().items():
-            environment.setenv(name, value)
-        yield server
 
 
 FOLDERS = {"local": backends.local, "memory": backends.memory}

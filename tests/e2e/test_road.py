@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import kombu
 import pytest
 
 from pipeline.invariants import violations
+from pipeline.queue.celery import TASK
 from tests import samples
 from tests.servers.clamd import clamd
 from tests.system import System, system, until
@@ -103,3 +107,32 @@ def test_what_is_harmless_is_served_with_its_text_and_what_is_not_is_rejected_wi
             for what in ("content", "text", "receipt"):
                 assert client.get(f"/v1/documents/{ids[name]}/{what}").status_code in (404, 409)
     until(lambda: not violations(stack.services, at_rest=True), "the invariants hold at rest")
+
+
+class _Touch:
+    """Makes a file when it is unpickled: what an attacker would put on the queue."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.asvs("1.5.2")
+@pytest.mark.cwe(502)
+def test_a_pickled_message_on_the_queue_has_no_effect(stack: System, tmp_path: Path) -> None:
+    marker = tmp_path / "unpickled"
+    pickle.loads(pickle.dumps(_Touch(marker)))
+    assert marker.exists()  # the weapon works
+    marker.unlink()
+    with kombu.Connection(stack.services.settings.broker_url.get_secret_value()) as connection:
+        connection.Producer().publish(
+            _Touch(marker), exchange="", routing_key="inspect", serializer="pickle", headers={"task": TASK, "id": "x"}
+        )
+        connection.Producer().publish(["not a document"], exchange="", routing_key="inspect", serializer="json")
+    with stack.client() as client:
+        answer = client.post("/v1/documents", files={"file": ("after.csv", samples.csv("after"), "text/csv")})
+    document_id = answer.json()["id"]
+    assert stack.settled([document_id])[document_id]["state"] == "available"  # the worker has gone past both
+    assert not marker.exists()

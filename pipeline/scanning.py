@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import EngineUnavailable, StepError
 from pipeline.policy import Policy
 from scanners.base import Sample, Scanner, ScannerError, ScanResult
 
 if TYPE_CHECKING:
-    from scanners.clamav import ClamAV
-
     from pipeline.services import Services
+    from scanners.clamav import ClamAV
     from scanners.sandbox import Sandbox
 
 # What Airlock makes itself out of a clean document (its text, its searchable PDF) has no declared type to compare, but
@@ -32,22 +32,32 @@ def scan_all(sample: Sample, scanners: Sequence[Scanner], services: Services) ->
         EngineUnavailable: one is down or not fit; nothing can be said.
         StepError: one gave no verdict on this sample; nothing can be said.
     """
-    futures = [services.pool.submit(scanner.scan, sample) for scanner in scanners[1:]]
-    problems: list[ScannerError] = []
+    if not scanners:
+        raise EngineUnavailable("No scanner is configured.")
+    others = [services.pool.submit(scanner.scan, sample) for scanner in scanners[1:]]
+    answers: list[Callable[[], ScanResult]] = [partial(scanners[0].scan, sample), *(one.result for one in others)]
     results: list[ScanResult] = []
-    for answer in [*([lambda: scanners[0].scan(sample)] if scanners else []), *(future.result for future in futures)]:
+    problems: list[Exception] = []
+    # All of them have to end, whatever one of them raises: the sample goes when this returns.
+    for answer in answers:
         try:
             results.append(answer())
-        except ScannerError as exc:
+        except Exception as exc:  # noqa: BLE001  raised again below
             problems.append(exc)
     if problems:
         services.gate.doubt()
-        # A scanner that waits goes first: while it is down, this document is not to blame.
-        worst = next((exc for exc in problems if exc.waits), problems[0])
-        raise (EngineUnavailable(str(worst)) if worst.waits else StepError(str(worst))) from worst
-    if {result.scanner for result in results} != {scanner.name for scanner in scanners} or not results:
+        _give_up(problems)
+    if {result.scanner for result in results} != {scanner.name for scanner in scanners}:
         raise EngineUnavailable("Not every scanner that the policy requires has answered.")
     return results
+
+
+def _give_up(problems: Sequence[Exception]) -> NoReturn:
+    """Raise the one that says most: a scanner that is down goes first, for then the document is not to blame."""
+    known = [exc for exc in problems if isinstance(exc, ScannerError)]
+    for exc in sorted(known, key=lambda exc: not exc.waits):
+        raise (EngineUnavailable(str(exc)) if exc.waits else StepError(str(exc))) from exc
+    raise problems[0]
 
 
 def build_scanners(policy: Policy, sandbox: Sandbox, clamav: ClamAV) -> tuple[Scanner, ...]:

@@ -38,7 +38,12 @@ def promote(job: Job, _hand: Hand, services: Services) -> Advance:
         _cleared(part, verdicts, services)
     try:
         served = _copy(document, original, services)
-        parts = tuple(replace(part, served=_copy(document, part, services).served) for part in document.parts)
+        parts = tuple(
+            replace(part, served=served.served)
+            if part.source == original.source  # one object is both
+            else _copy(document, part, services)
+            for part in document.parts
+        )
     except (ObjectNotFound, PreconditionFailed):
         return Advance(
             State.REJECTED,
@@ -59,7 +64,7 @@ def promote(job: Job, _hand: Hand, services: Services) -> Advance:
 
 def _cleared(part: Part, verdicts: list[VerdictRecord], services: Services) -> None:
     """The promise itself: exactly these bytes, every required scanner, clean, and nobody said otherwise."""
-    about = [record for record in verdicts if record.part == part.name and record.sha256 == part.sha256]
+    about = [record for record in verdicts if record.sha256 == part.sha256]
     clean = {record.result.scanner for record in about if record.result.verdict is Verdict.CLEAN}
     if not about or any(record.result.verdict is not Verdict.CLEAN for record in about):
         raise StepRefused(f"The {part.name} has no clean verdict.")

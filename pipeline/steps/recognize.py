@@ -38,7 +38,9 @@ def recognize(job: Job, hand: Hand, services: Services) -> Advance:
         return Advance(State.RECOGNIZED)
     started = time.monotonic()
     try:
-        reading = recognizer.recognize(hand.sample, kind, hand.folder)
+        into = hand.folder / "reading"
+        into.mkdir()
+        reading = recognizer.recognize(hand.sample, kind, into)
     except ScannerError as exc:
         if exc.waits and required:
             raise EngineUnavailable(str(exc)) from exc
@@ -60,6 +62,10 @@ def recognize(job: Job, hand: Hand, services: Services) -> Advance:
             continue
         sample = _sample(path, MEDIA_TYPES[name])
         if sample.size == 0:
+            continue
+        if sample.sha256 == document.sha256:
+            # A plain text is its own text: these bytes have their verdict, and one object can be both.
+            parts.append(Part(name, document.source, sample.size, sample.sha256, MEDIA_TYPES[name]))
             continue
         services.gate.require()
         engines = [scanner for scanner in services.scanners if scanner.name in DERIVED]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 
 from pipeline.documents import Document, Filters
 from pipeline.errors import ObjectNotFound
@@ -65,12 +66,12 @@ def available_means_there(services: Services) -> Iterator[str]:
 
 
 def histories_are_whole(services: Services) -> Iterator[str]:
-    """5, 6, 10, 16: one unbroken chain a document, along the graph, ending where the row says, promoted at most once."""
+    """5, 6, 10, 16: one unbroken chain, along the graph, that ends where the row says; promoted at most once."""
     for document in _documents(services):
         with services.ledger.reading() as tx:
             events = tx.history(document.id)
         yield from (f"{document.id}: {problem}" for problem in verify_chain(events))
-        for before, after in zip(events, events[1:], strict=False):
+        for before, after in pairwise(events):
             if after.start is not before.to or not may_move(before.to, after.to):
                 yield f"{document.id}: {before.to} -> {after.to} is no move"
         if events and events[-1].to is not document.state:

@@ -22,9 +22,6 @@ from pipeline.policy import OcrMode, Policy, load_policy
 from pipeline.settings import Environment, QueueKind, Settings
 
 if TYPE_CHECKING:
-    from scanners.clamav import ClamAV
-    from scanners.ocr import Recognizer
-
     from pipeline.gate import Gate
     from pipeline.ledger.session import Ledger
     from pipeline.outbox import Announcer
@@ -33,6 +30,8 @@ if TYPE_CHECKING:
     from pipeline.storage.base import ObjectStore
     from pipeline.storage.local_signing import LocalSigner
     from scanners.base import Scanner
+    from scanners.clamav import ClamAV
+    from scanners.ocr import Recognizer
     from scanners.sandbox import Sandbox
 
 

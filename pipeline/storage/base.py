@@ -18,7 +18,7 @@ MAX_SIGNED = timedelta(hours=2)  # no signed URL lives longer
 
 @dataclass(frozen=True, slots=True, order=True)
 class ObjectRef:
-    """Exactly one set of bytes: `version` is a version id, a generation, or an ETag where the bucket has no versions."""
+    """Exactly one set of bytes: `version` is a version id, a generation, or an ETag where there are no versions."""
 
     bucket: str
     key: str

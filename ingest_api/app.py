@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import FastAPI
 
 from ingest_api import documents, events, health, metrics, objects, problems, public
 from ingest_api.edge import Edge
-from ingest_api.schemas import DocumentList, DocumentOut
+from ingest_api.openapi import describe
 from ingest_api.uploads import direct
 from ingest_api.web import Web
 from pipeline.services import Services
@@ -62,24 +61,5 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Edge)
-    _describe(app)
+    describe(app)
     return app
-
-
-def _describe(app: FastAPI) -> None:
-    """Add the schemas that are named by hand: answers that are written without a response model."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        made = app.openapi_schema is None
-        schema = generate()
-        if made:
-            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-            for model in (problems.Problem, DocumentOut, DocumentList):
-                described = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                for name, inner in described.pop("$defs", {}).items():
-                    schemas.setdefault(name, inner)
-                schemas.setdefault(model.__name__, described)
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

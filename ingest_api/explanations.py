@@ -30,6 +30,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "too-large": "A limit of the policy was passed; `limit` names it and its value, `GET /v1/policy` shows all. "
     "Nothing was kept.",
     "stalled": "Nothing was received for a while in the middle of an upload. Nothing was kept; send it again.",
+    "head-too-large": "The request line and the headers together are larger than any that this service needs.",
+    "head-too-slow": "The headers of a request did not arrive in time.",
     "idempotency-conflict": "An Idempotency-Key stands for one request. This one was used for other content; take a "
     "new key for each new upload.",
     "too-many-requests": "Wait for as long as Retry-After says.",

@@ -103,7 +103,7 @@ class Health:
             self._services.ledger.ping()
             current, head = self._services.ledger.revision()
             if current != head:
-                raise LedgerUnavailable(f"The database is at revision {current}, not {head}: run `airlock db upgrade`.")
+                raise LedgerUnavailable(f"The database is at revision {current}, not {head}: run `airlock migrate`.")
 
         return _pinged(ping)
 

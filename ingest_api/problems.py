@@ -45,6 +45,14 @@ class RangeNotSatisfiable(AirlockError):
     code, title, status = "range-not-satisfiable", "The object has no such bytes", 416
 
 
+class HeadTooLarge(AirlockError):
+    code, title, status = "head-too-large", "The request's headers are too large", 431
+
+
+class HeadTooSlow(AirlockError):
+    code, title, status, retryable = "head-too-slow", "The request's headers took too long", 408, True
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details. Further members, such as `limit`, depend on the type."""
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 
 from ingest_api.app import create_app
+from ingest_api.wire import BoundedHttp
 from pipeline.api_keys import make_key
 from pipeline.documents import Lane
 from pipeline.services import Services
@@ -46,6 +47,13 @@ class Api:
     bell: Bell
     key: str
     client: httpx.Client
+    tenant: str = "acme"
+
+    def as_tenant(self, tenant: str) -> Api:
+        """The same API, as another tenant sees it."""
+        key = make_key(self.services.ledger, tenant)
+        client = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        return replace(self, key=key, client=client, tenant=tenant)
 
     def make_client(self, key: str | None = None, **options: Any) -> httpx.Client:
         """A client of its own; with another key, or without one for ''."""
@@ -59,13 +67,14 @@ class Api:
         return socket.create_connection((target.host, target.port or 80), timeout=60)
 
     def objects(self) -> list[str]:
-        """The keys of everything in both buckets."""
-        return [stat.ref.key for store in (self.services.quarantine, self.services.serving) for stat in store.list()]
+        """The keys of everything that this tenant has in both buckets."""
+        stores = (self.services.quarantine, self.services.serving)
+        return [stat.ref.key for store in stores for stat in store.list(f"standard/{self.tenant}/")]
 
     def leftovers(self) -> list[Path]:
         """Every file in the buckets' folders that is not an object or its headers."""
         root = self.services.settings.var_dir / "buckets"
-        return [path for path in root.rglob(".incoming/*") if path.is_file()]
+        return [path for path in root.glob("*/.incoming/*")]
 
     def documents(self) -> list[dict[str, Any]]:
         """What the API lists."""
@@ -98,7 +107,7 @@ def serving(folder: Path, **changes: Any) -> Iterator[Api]:
     config = uvicorn.Config(
         create_app(services=services),
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttp,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,

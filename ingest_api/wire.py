@@ -1,0 +1,108 @@
+"""The HTTP/1.1 protocol of uvicorn with bounds that it lacks: on the size of a head, and on the time it may take.
+
+Without them one connection could fill the memory with a header that never ends. Give it to uvicorn as `http=`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from ingest_api.problems import MEDIA_TYPE, HeadTooLarge, HeadTooSlow, render
+from pipeline.errors import AirlockError, BadRequest
+from pipeline.telemetry import logger
+
+log = logger(__name__)
+
+HEAD_BYTES = 64 << 10  # request line and headers; a header counts 32 bytes more than it has, as in HTTP/2
+HEAD_SECONDS = 30.0
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._application = self.app
+        self._in_head = True
+        self._head = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Also start the clock: a connection that says nothing is not kept for ever."""
+        super().connection_made(transport)
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Also stop the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, then see whether a head is still open that has grown too large."""
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self._refuse(_head_too_large())
+
+    def on_message_begin(self) -> None:
+        """A new head."""
+        super().on_message_begin()
+        self._in_head, self._head = True, 0
+        self._start_clock()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole; one that came at once, in one packet, is measured here."""
+        self._in_head = False
+        self._stop_clock()
+        size = len(self.url) + sum(len(name) + len(value) + 32 for name, value in self.headers)
+        self.app = self._application if size <= HEAD_BYTES else _too_large
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP gets a problem document too."""
+        self._refuse(BadRequest("This is not an HTTP/1.1 request that can be read."))
+
+    def _start_clock(self) -> None:
+        self._stop_clock()
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def _stop_clock(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        if not self.transport.is_closing():
+            self._refuse(HeadTooSlow(f"The head of a request is to be whole within {HEAD_SECONDS:.0f} seconds."))
+
+    def _refuse(self, error: AirlockError) -> None:
+        self._stop_clock()
+        log.info("refused before routing", code=error.code, status=error.status)
+        if self.cycle is None or self.cycle.response_complete:
+            body = bytes(render(error, uuid.uuid4().hex).body)
+            self.transport.write(
+                STATUS_LINE[error.status]
+                + f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+                + body
+            )
+        # Else an earlier answer is half way out on this connection: nothing can be said in between.
+        self.transport.close()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(
+        f"Request line and headers together may have {HEAD_BYTES} bytes.",
+        limit={"name": "head_bytes", "value": HEAD_BYTES},
+    )
+
+
+async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:
+    response = render(_head_too_large(), uuid.uuid4().hex)
+    response.headers["Connection"] = "close"
+    await response(scope, receive, send)

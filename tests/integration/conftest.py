@@ -1,0 +1,30 @@
+"""An API that tests share; each is a tenant of its own, so none sees what another left."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.api_server import Api, serving
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One API for the session. Ask for `api` instead, unless it is about the whole service."""
+    with serving(tmp_path_factory.mktemp("api")) as server:
+        yield server
+
+
+@pytest.fixture
+def api(api_server: Api) -> Iterator[Api]:
+    """The API, as a new tenant sees it, with nobody rung yet."""
+    api_server.bell.rung.clear()
+    mine = api_server.as_tenant(f"tenant-{next(_NUMBERS)}")
+    try:
+        yield mine
+    finally:
+        mine.client.close()

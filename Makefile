@@ -1,0 +1,45 @@
+# `make` shows what there is. Each target sets up what it needs first; run again that takes a fraction of a second.
+.DEFAULT_GOAL := help
+.PHONY: help run setup test lint format lock lock-check bench clean
+
+BIN := .venv/bin
+LOCK := uv pip compile -q pyproject.toml --extra dev --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: setup ## Start everything on this machine, in the foreground (AIRLOCK_PORT=8000)
+	@exec $(BIN)/airlock run
+
+setup: ## Install what is missing: Debian packages (as root or by sudo), then .venv from requirements.lock
+	@deploy/setup.sh
+
+test: ## Run all tests against real servers, which are installed first; a missing one is a failure (ARGS=...)
+	@deploy/setup.sh test
+	CI=1 $(BIN)/pytest -m "not slow" $(ARGS)
+
+lint: setup ## Style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Put the code into its form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: setup ## Lock dependencies anew after pyproject.toml has changed (UPGRADE=--upgrade for newer versions of all)
+	$(BIN)/$(LOCK) $(UPGRADE)
+
+lock-check: setup ## Is requirements.lock what pyproject.toml asks for?
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && cp pyproject.toml requirements.lock "$$copy" \
+		&& bin=$$(pwd)/$(BIN) && (cd "$$copy" && "$$bin"/$(LOCK)) && diff -u requirements.lock "$$copy/requirements.lock" >&2 \
+		|| { echo "requirements.lock is not current: run make lock, and commit it." >&2; exit 1; }
+
+bench: setup ## Measure, side by side with what would be used instead
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove .venv and caches; documents and keys in ./var stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist
+	find . -name __pycache__ -not -path './var/*' -prune -exec rm -rf {} +

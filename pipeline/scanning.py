@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.errors import EngineUnavailable, StepError
+from pipeline.errors import EngineUnavailable, Misconfigured, StepError
 from pipeline.policy import Policy
+from pipeline.settings import Settings
 from scanners.base import Sample, Scanner, ScannerError, ScanResult
 
 if TYPE_CHECKING:
@@ -60,6 +61,52 @@ def _give_up(problems: Sequence[Exception]) -> NoReturn:
     raise problems[0]
 
 
-def build_scanners(policy: Policy, sandbox: Sandbox, clamav: ClamAV) -> tuple[Scanner, ...]:
-    """The scanners that the policy requires, the slowest first in line for the calling thread."""
-    raise NotImplementedError
+def build_scanners(settings: Settings, policy: Policy, sandbox: Sandbox, clamav: ClamAV) -> tuple[Scanner, ...]:
+    """The scanners that the policy requires; the slowest first, for the calling thread.
+
+    Raises:
+        Misconfigured: clamd's own limits would let bytes of an accepted file pass unseen.
+    """
+    from scanners.inspector import Inspector
+    from scanners.mime import MimeScanner
+    from scanners.structure.limits import StructureLimits
+    from scanners.structure.scanner import StructureScanner
+    from scanners.types import TypeRules
+
+    limits = policy.limits
+    inspector = Inspector(
+        sandbox,
+        StructureLimits(
+            unpacked_bytes=limits.unpacked_bytes,
+            members=limits.members,
+            depth=limits.depth,
+            pixels=limits.pixels,
+            member_bytes=clamd_file_bytes(settings, policy),
+        ),
+    )
+    settings.spool_dir.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Scanner] = {
+        "clamav": clamav,
+        "structure": StructureScanner(inspector, inner=clamav, scratch=settings.spool_dir),
+        "mime": MimeScanner(inspector, TypeRules(allowed=policy.accept.types)),
+    }
+    return tuple(scanner for name, scanner in made.items() if name in policy.scan.required)
+
+
+def clamd_file_bytes(settings: Settings, policy: Policy) -> int:
+    """The largest file that clamd looks at whole: read from its configuration where that can be read.
+
+    Raises:
+        Misconfigured: with every setting that does not go with the policy, and what to set instead.
+    """
+    if settings.clamd_conf is None:
+        return settings.clamd_max_file_bytes
+    from scanners.clamd_limits import limits_of, problems
+
+    try:
+        found = limits_of(settings.clamd_conf)
+    except (OSError, ValueError) as exc:
+        raise Misconfigured(f"AIRLOCK_CLAMD_CONF cannot be read: {exc}") from exc
+    if wrong := problems(found, policy.limits.bytes):
+        raise Misconfigured(" ".join(wrong))
+    return found.max_file_size or settings.clamd_max_file_bytes

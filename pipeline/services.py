@@ -85,9 +85,13 @@ class Services:
     @cached_property
     def sandbox(self) -> Sandbox:
         """Where untrusted bytes are parsed."""
-        from scanners.sandbox import Sandbox
+        from scanners.sandbox import MODULES, Sandbox
 
-        return Sandbox()
+        if self.policy.recognize.mode is OcrMode.OFF:
+            return Sandbox()
+        from scanners.ocr import SANDBOXED
+
+        return Sandbox(modules=(*MODULES, *SANDBOXED))
 
     @cached_property
     def clamav(self) -> ClamAV:
@@ -108,7 +112,7 @@ class Services:
         """The scanners that the policy requires, each once."""
         from pipeline.scanning import build_scanners
 
-        return build_scanners(self.policy, self.sandbox, self.clamav)
+        return build_scanners(self.settings, self.policy, self.sandbox, self.clamav)
 
     @cached_property
     def gate(self) -> Gate:

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
 
     clamd_url: str = "unix:///run/clamav/clamd.ctl"  # or tcp://host:3310
     clamd_conf: Path | None = None  # where clamd's configuration can be read, its limits are compared with ours
+    clamd_max_file_bytes: int = Field(100 << 20, gt=0)  # clamd's MaxFileSize, where its configuration cannot be read
     clamd_timeout: float = Field(120.0, gt=0)  # seconds for one sample
     max_signature_age_days: float = Field(7.0, gt=0)
     tesseract: str = "tesseract"

@@ -84,14 +84,20 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse(self, error: AirlockError) -> None:
         self._stop_clock()
         log.info("refused before routing", code=error.code, status=error.status)
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        under_way = cycle is not None and not cycle.response_complete
+        if not (under_way and cycle.response_started):
             body = bytes(render(error, uuid.uuid4().hex).body)
             self.transport.write(
                 STATUS_LINE[error.status]
                 + f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
                 + body
             )
-        # Else an earlier answer is half way out on this connection: nothing can be said in between.
+        # Else an answer is half way out on this connection: nothing can be said in between.
+        if under_way:
+            # The application hears that its client is gone, and cleans up; what it still says is dropped.
+            cycle.disconnected = True
+            cycle.message_event.set()
         self.transport.close()
 
 

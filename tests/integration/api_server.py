@@ -74,7 +74,7 @@ class Api:
     def leftovers(self) -> list[Path]:
         """Every file in the buckets' folders that is not an object or its headers."""
         root = self.services.settings.var_dir / "buckets"
-        return [path for path in root.glob("*/.incoming/*")]
+        return list(root.glob("*/.incoming/*"))
 
     def documents(self) -> list[dict[str, Any]]:
         """What the API lists."""

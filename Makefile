@@ -3,8 +3,10 @@
 .PHONY: help run setup test lint format lock lock-check bench clean
 
 BIN := .venv/bin
-LOCK := uv pip compile -q pyproject.toml --extra dev --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header -o requirements.lock
+FLAGS := --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+# All dependencies, and those of the image alone: the same versions, without what only developers need.
+LOCK := uv pip compile -q pyproject.toml --extra dev $(FLAGS) -o requirements.lock
+RUNTIME := uv pip compile -q pyproject.toml -c requirements.lock $(FLAGS) --no-annotate -o deploy/runtime.lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,11 +33,15 @@ format: setup ## Put the code into its form
 
 lock: setup ## Lock dependencies anew after pyproject.toml has changed (UPGRADE=--upgrade for newer versions of all)
 	$(BIN)/$(LOCK) $(UPGRADE)
+	$(BIN)/$(RUNTIME)
 
-lock-check: setup ## Is requirements.lock what pyproject.toml asks for?
-	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && cp pyproject.toml requirements.lock "$$copy" \
-		&& bin=$$(pwd)/$(BIN) && (cd "$$copy" && "$$bin"/$(LOCK)) && diff -u requirements.lock "$$copy/requirements.lock" >&2 \
-		|| { echo "requirements.lock is not current: run make lock, and commit it." >&2; exit 1; }
+lock-check: setup ## Are the lock files what pyproject.toml asks for?
+	@# In a copy, so that the pins of today are kept where they still fit.
+	@copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && mkdir "$$copy/deploy" && bin=$$(pwd)/$(BIN) \
+		&& cp pyproject.toml requirements.lock "$$copy" && cp deploy/runtime.lock "$$copy/deploy" \
+		&& (cd "$$copy" && "$$bin"/$(LOCK) && "$$bin"/$(RUNTIME)) \
+		&& diff -u requirements.lock "$$copy/requirements.lock" >&2 && diff -u deploy/runtime.lock "$$copy/deploy/runtime.lock" >&2 \
+		|| { echo "The lock files are not current: run make lock, and commit them." >&2; exit 1; }
 
 bench: setup ## Measure, side by side with what would be used instead
 	$(BIN)/python -m benchmarks

@@ -13,6 +13,7 @@ from pipeline.cli.console import load_settings, say
 
 if TYPE_CHECKING:
     from pipeline.services import Services
+    from pipeline.settings import Settings
 
 APP = "ingest_api.app:create_app"  # by name: nothing in pipeline imports the API
 
@@ -31,9 +32,7 @@ def serve(
         os.environ["AIRLOCK_HOST"] = host
     if port is not None:
         os.environ["AIRLOCK_PORT"] = str(port)
-    elif "AIRLOCK_PORT" not in os.environ and os.environ.get("PORT"):
-        os.environ["AIRLOCK_PORT"] = os.environ["PORT"]
-    settings = load_settings()
+    settings = settings_of_api()
     configure_logging(settings.log_level, json=settings.log_json)
     uvicorn.run(
         APP,
@@ -50,6 +49,13 @@ def serve(
         proxy_headers=False,  # X-Forwarded-* can be sent by anybody
         timeout_graceful_shutdown=5,  # an event stream never ends by itself
     )
+
+
+def settings_of_api() -> Settings:
+    """Settings with the port that platforms give in PORT, where AIRLOCK_PORT says nothing."""
+    if "AIRLOCK_PORT" not in os.environ and os.environ.get("PORT"):
+        os.environ["AIRLOCK_PORT"] = os.environ["PORT"]
+    return load_settings()
 
 
 def worker(

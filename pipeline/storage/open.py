@@ -17,8 +17,9 @@ def open_store(url: str, *, signer: LocalSigner | None = None, sources: Sequence
         file:///dir     memory://name     gs://bucket?endpoint=http://host:port
         s3://bucket?endpoint=http://host:port&region=eu-west-1&path_style=1&conditional_copy=0
 
-    `conditional_copy=0` is for stores that ignore If-None-Match on a copy. Credentials come from the SDK's own environment. `signer` signs URLs where the store has no server (file, memory);
-    `sources` are the open stores that copies come from (quarantine, for serving).
+    `conditional_copy=0` is for stores that ignore If-None-Match on a copy. Credentials come from the SDK's own
+    environment. `signer` signs URLs where the store has no server (file, memory); `sources` are the open stores that
+    copies come from (quarantine, for serving).
     """
     parts = urlsplit(url)
     if parts.username or parts.password:

@@ -15,11 +15,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipeline.errors import Forbidden, ObjectExists
 from pipeline.storage.base import ObjectHeaders, ObjectStore
+from pipeline.storage.gcs import open_gcs
+from pipeline.storage.gcs_writer import PART as GCS_PART
 from pipeline.storage.local import LocalStore
 from pipeline.storage.local_signing import LocalSigner
 from pipeline.storage.memory import MemoryStore
 from pipeline.storage.s3 import S3Store, open_s3
 from pipeline.storage.s3_writer import PART
+from tests.servers.gcs_double import GCSDouble
 from tests.servers.seaweedfs import S3Server
 
 SECRET = b"only for tests: sixteen and more"
@@ -118,6 +121,22 @@ def s3_versioned(server: S3Server) -> Iterator[Backend]:
 def s3_plain(server: S3Server) -> Iterator[Backend]:
     """A bucket that keeps none: pinned by ETag."""
     yield _s3(server, versioned=False)
+
+
+@contextlib.contextmanager
+def gcs(double: GCSDouble) -> Iterator[Backend]:
+    """The real SDK, against a double that keeps generations."""
+    store, other, missing = (open_gcs(name, endpoint=double.endpoint) for name in ("store", "other", "missing"))
+    for each in (store, other):
+        each.ensure_bucket()
+        each.ensure_bucket()
+
+    def overwrite(key: str, body: bytes) -> None:
+        double.buckets.put(other.bucket, key, body, {}, None)
+
+    yield Backend("gcs", store, other, missing, overwrite, lambda: len(double.buckets.sessions), parts=GCS_PART)
+    for each in (store, other, missing):
+        each.client.close()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract import backends
 from tests.contract.backends import Backend
+from tests.servers.gcs_double import GCSDouble, gcs_double
 
 
 @pytest.fixture(scope="session")

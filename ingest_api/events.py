@@ -114,13 +114,16 @@ async def follow(
     """Server-sent events. A client that reconnects with `Last-Event-ID` misses nothing and hears nothing twice."""
     web = web_of(request)
 
-    def look() -> None:
+    # What is not one of our ids is passed over: the stream starts from the beginning.
+    wanted = int(last_event_id) if last_event_id is not None and _SEQ.fullmatch(last_event_id) else -1
+
+    def look() -> int:
         with web.services.ledger.reading() as tx:
             tx.document(document_id, tenant=who.tenant)
+            return max((event.seq for event in tx.history(document_id)), default=-1)
 
-    await web.threads.rows(look)
-    # What is not one of our ids is passed over: the stream starts from the beginning.
-    after = int(last_event_id) if _SEQ.fullmatch(last_event_id or "") and last_event_id else -1
+    # Nobody has heard what has not happened: such a stream would never say anything, nor end.
+    after = min(wanted, await web.threads.rows(look))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_stream(web.watcher, document_id, after), headers=headers, media_type="text/event-stream")
 

@@ -27,6 +27,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.access_log = False  # uvicorn's line has the query in it, and with it a signature or a file name
         self._application = self.app
         self._in_head = True
         self._head = 0

@@ -287,7 +287,7 @@ def test_a_key_does_what_its_scopes_say(uploaded: Uploaded) -> None:
 def test_a_revoked_key_stops_working(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "KNOWN_FOR", 0.0)
     with api.services.ledger.reading() as tx:
-        (key_id,) = [key.id for key in tx.keys() if key.tenant == api.tenant]
+        (key_id,) = [key.id for key in list(tx.keys()) if key.tenant == api.tenant]
     assert api.client.get("/v1/documents").status_code == 200
     with api.services.ledger.begin() as tx:
         tx.revoke_key(key_id)

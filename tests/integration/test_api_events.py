@@ -85,8 +85,9 @@ def test_silence_is_broken_by_comments(api: Api, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(events, "KEEP_ALIVE", 0.05)
     document_id = upload(api)
     stream = listen(api, document_id)
-    assert next(stream)[0] == "0"
-    assert next(stream) == (None, {})
+    heard = {next(stream)[0]}
+    while heard != {None, "0"}:
+        heard.add(next(stream)[0])
     move(api, document_id, Advance(State.REJECTED, Reason.EMPTY))
     assert [seq for seq, _ in stream if seq is not None] == ["1"]
 
@@ -98,7 +99,7 @@ def test_many_listeners_cost_one_question(api: Api, monkeypatch: pytest.MonkeyPa
     news = events.Watcher._news
 
     def counted(self: events.Watcher, after: dict[UUID, int]) -> Any:
-        asked.append(len(after))
+        asked.append(len(set(after) & set(documents)))
         return news(self, after)
 
     monkeypatch.setattr(events.Watcher, "_news", counted)

@@ -94,7 +94,11 @@ def test_numbers_name_routes_and_states_and_nobody(api: Api) -> None:
 
 @pytest.mark.asvs("14.2.1")
 @pytest.mark.cwe("CWE-532")
-def test_no_name_key_or_signature_reaches_a_log_line(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_name_key_or_signature_reaches_a_log_line(
+    api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loud = structlog.make_filtering_bound_logger(logging.DEBUG)
+    monkeypatch.setattr(structlog._config._CONFIG, "default_wrapper_class", loud)
     with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as entries:
         api.client.post("/v1/documents", content=b"x", params={"name": "raw-secret.pdf"})
         api.client.post("/v1/documents", files={"file-secret": ("form-secret.pdf", b"x")})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import random
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -78,6 +80,28 @@ def test_a_stream_past_one_part(backend: Backend) -> None:
     middle = backend.parts - 7
     assert read(backend.store, made.ref, middle, middle + 20) == body[middle : middle + 20]
     assert backend.leftovers() == 0
+
+
+def test_memory_is_bounded_whatever_the_length(backend: Backend) -> None:
+    if backend.name in ("memory", "gcs"):
+        pytest.skip("it is kept in memory, here or in the double")
+    made, piece = None, random_bytes(1 << 20)
+    put(backend.store, fresh(), piece)  # whatever the first call loads
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with backend.store.create(fresh()) as writer:
+            for _ in range(200):
+                writer.write(piece)
+            made = writer.commit()
+        for _ in backend.store.get(made.ref):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made.size == 200 << 20
+    assert peak < 7 * backend.parts + (4 << 20)
+    backend.store.delete(made.ref)
 
 
 def test_exactly_one_part(backend: Backend) -> None:

@@ -7,6 +7,9 @@ rung again by the sweeper, and attempts are counted in the row, where a killed w
 from __future__ import annotations
 
 import os
+import socket
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -27,7 +30,7 @@ log = logger(__name__)
 def make_app(settings: Settings) -> Celery:
     """A Celery app for this broker; any that kombu has works by URL (Redis, RabbitMQ, SQS, Pub/Sub)."""
     from celery import Celery
-    from kombu import Queue
+    from kombu import Exchange, Queue
 
     broker = settings.broker_url.get_secret_value()
     options: dict[str, object] = {}
@@ -51,7 +54,9 @@ def make_app(settings: Settings) -> Celery:
         task_reject_on_worker_lost=True,
         task_time_limit=settings.task_time_limit_seconds,
         task_default_queue=Lane.INSPECT.value,
-        task_queues=[Queue(lane.value, durable=True) for lane in Lane],
+        # Each with an exchange and a key of its own: by Celery's default all would share the first one's, and every
+        # message would go to every queue.
+        task_queues=[Queue(name, Exchange(name), routing_key=name, durable=True) for name in map(str, Lane)],
         task_create_missing_queues=False,
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=2000,
@@ -162,20 +167,23 @@ def make_worker_app(settings: Settings) -> Celery:
 def run_worker(settings: Settings, concurrency: int | None = None) -> None:
     """Serve the settings' lanes until told to stop (SIGTERM finishes what is in hand)."""
     from celery import signals
+    from celery.exceptions import SecurityWarning
 
     configure_logging(settings.log_level, json=settings.log_json)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # ours stays
     app = make_worker_app(settings)
     lanes = ",".join(sorted(settings.lanes))
-    app.worker_main(
-        [
-            "worker",
-            "--pool=prefork",
-            f"--concurrency={concurrency or os.cpu_count() or 1}",
-            f"--queues={lanes}",
-            f"--hostname={lanes.replace(',', '-')}-{os.getpid()}@%h",
-            f"--loglevel={settings.log_level}",
-            "--without-gossip",
-            "--without-mingle",
-        ]
+    # Started by root on somebody's own machine, Celery warns about pickle, which is not accepted here.
+    warnings.filterwarnings("ignore", category=SecurityWarning, module="celery.platforms")
+    worker = app.Worker(
+        hostname=f"{lanes.replace(',', '-')}-{os.getpid()}@{socket.gethostname()}",
+        pool_cls="prefork",
+        concurrency=concurrency or os.cpu_count() or 1,
+        queues=lanes,
+        loglevel=settings.log_level,
+        quiet=True,  # no banner: our log is one JSON object a line
+        without_gossip=True,
+        without_mingle=True,
     )
+    worker.start()
+    sys.exit(worker.exitcode)

@@ -1,1 +1,1 @@
-"""The database is the truth. models.py: tables; queries.py: all the SQL; session.py: the only commit."""
+"""The database is the truth. models.py: tables; queries/: all the SQL; session.py: the only commit."""

@@ -24,7 +24,15 @@ from scanners.sandbox_call import KILL_SECONDS, Call, Limits, SandboxError, Sand
 __all__ = ["Isolation", "Limits", "Sandbox", "SandboxError", "SandboxKilled", "SandboxTimeout"]
 
 # The modules whose functions marked with `sandbox_child.sandboxed` can be called: the registry is closed at start.
-MODULES = ()
+MODULES = (
+    "scanners.structure.look",
+    "scanners.ocr_layer",
+    "scanners.ocr_office",
+    "scanners.ocr_overlay",
+    "scanners.ocr_page",
+    "scanners.ocr_raster",
+    "scanners.ocr_tesseract",
+)
 START_SECONDS = 60.0
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TESSDATA_PREFIX", "TMPDIR", "TZ", "MAGIC")  # nothing else of our environment
 

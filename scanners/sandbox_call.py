@@ -25,11 +25,11 @@ class SandboxError(ScannerError):
     code = "sandbox-error"
 
 
-class SandboxTimeout(SampleTimeout, SandboxError):  # noqa: N818
+class SandboxTimeout(SampleTimeout, SandboxError):
     """The call used up its wall time or its CPU time; everything it had started was killed."""
 
 
-class SandboxKilled(SandboxError):  # noqa: N818
+class SandboxKilled(SandboxError):
     """The call ran out of memory or died by a signal."""
 
     code = "sandbox-killed"

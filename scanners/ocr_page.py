@@ -30,7 +30,7 @@ def read_page(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
     Gives {"confidence", "words", "turned", "width", "height"}, or {"problem"}.
     """
-    page = Path("page.pgm")
+    page = Path("page.tif")
     deadline = time.monotonic() + args["seconds"] * (1 - RESERVE)
     engine = Tesseract(args["program"], tuple(args["languages"]), deadline)
     raster = render_pdf if args["kind"] == "pdf" else decode_image
@@ -85,16 +85,16 @@ def _better(first: Reading, second: Reading) -> Reading:
 
 
 def _turn(page: Path, degrees: int) -> Path:
-    turned = Path(f"turned{degrees}.pgm")
+    turned = Path(f"turned{degrees}.tif")
     how = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}[degrees]
-    with Image.open(page, formats=["PPM"]) as image:
+    with Image.open(page, formats=["TIFF"]) as image:
         image.transpose(how).save(turned)
     return turned
 
 
 def _smooth(page: Path, turned: int) -> Path:
     """Without the grain of a photo or of strong compression, which breaks letters up."""
-    smooth = Path("smooth.pgm")
-    with Image.open(Path(f"turned{turned}.pgm") if turned else page, formats=["PPM"]) as image:
+    smooth = Path("smooth.tif")
+    with Image.open(Path(f"turned{turned}.tif") if turned else page, formats=["TIFF"]) as image:
         image.filter(ImageFilter.GaussianBlur(1)).save(smooth)
     return smooth

@@ -1,4 +1,4 @@
-"""Pages as grey pixels (PGM): PDF pages rendered, images decoded, turned upright and enlarged where small.
+"""Pages as grey pixels (plain TIFF): PDF pages rendered, images decoded, turned upright, enlarged where small.
 
 Runs in the sandbox. What leaves is the plainest format there is, so that the engine never meets the sample's own bytes.
 """
@@ -6,6 +6,7 @@ Runs in the sandbox. What leaves is the plainest format there is, so that the en
 from __future__ import annotations
 
 import os
+import struct
 from contextlib import closing
 from typing import Any
 
@@ -41,7 +42,7 @@ def count_frames(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def decode_image(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Decode frame args["page"] (from 1) of the image in fds[0] and write it to fds[1] as PGM.
+    """Decode frame args["page"] (from 1) of the image in fds[0] and write it to fds[1] as TIFF.
 
     Gives {"width", "height", "scale"}, or {"problem"}.
     """
@@ -60,14 +61,14 @@ def decode_image(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
             if scale != 1.0:
                 size = max(1, round(grey.width * scale)), max(1, round(grey.height * scale))
                 grey = grey.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
-            _write_pgm(fds[1], grey.width, grey.height, grey.tobytes(), grey.width)
+            _write_tiff(fds[1], grey.width, grey.height, grey.tobytes(), grey.width)
             return {"width": grey.width, "height": grey.height, "scale": scale}
     except Exception as exc:  # noqa: BLE001 - Pillow's decoders raise whatever they trip over
         return {"problem": f"it cannot be decoded ({type(exc).__name__})"}
 
 
 def render_pdf(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-    """Render page args["page"] (from 1) of the PDF in fds[0] at args["dpi"] and write it to fds[1] as PGM.
+    """Render page args["page"] (from 1) of the PDF in fds[0] at args["dpi"] and write it to fds[1] as TIFF.
 
     Gives {"width", "height", "scale"} (pixels a point), or {"problem"}.
     """
@@ -79,7 +80,7 @@ def render_pdf(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
                 scale = args["dpi"] / 72
                 scale = min(scale, MAX_SIDE / max(width, height), (args["render_pixels"] / (width * height)) ** 0.5)
                 bitmap = page.render(scale=scale, grayscale=True, optimize_mode="print")
-                _write_pgm(fds[1], bitmap.width, bitmap.height, memoryview(bitmap.buffer).cast("B"), bitmap.stride)
+                _write_tiff(fds[1], bitmap.width, bitmap.height, memoryview(bitmap.buffer).cast("B"), bitmap.stride)
                 return {"width": bitmap.width, "height": bitmap.height, "scale": scale}
     except (pdfium.PdfiumError, ValueError, OverflowError, ZeroDivisionError) as exc:
         return {"problem": f"it cannot be rendered ({type(exc).__name__})"}
@@ -104,9 +105,15 @@ def _grey(image: Any) -> Any:
     return image if image.mode == "L" else image.convert("L")
 
 
-def _write_pgm(fd: int, width: int, height: int, pixels: bytes | memoryview, stride: int) -> None:
+def _write_tiff(fd: int, width: int, height: int, pixels: bytes | memoryview, stride: int) -> None:
+    """One uncompressed strip of 8-bit grey: what Tesseract's image library reads fastest."""
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 0), (277, 1), (278, height), (279, 0)]
+    start = 8 + 2 + 12 * len(tags) + 4
+    values = dict(tags) | {273: start, 279: width * height}
+    header = struct.pack("<2sHLH", b"II", 42, 8, len(tags))
+    header += b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in values.items()) + bytes(4)
     with os.fdopen(os.dup(fd), "wb") as out:
-        out.write(f"P5\n{width} {height}\n255\n".encode())
+        out.write(header)
         if stride == width:
             out.write(pixels)
             return

@@ -46,7 +46,7 @@ class Tesseract:
     deadline: float
 
     def read(self, page: Path, *, mode: int, turned: int = 0, pdf: bool = False) -> Reading:
-        """Recognize the PGM file `page`. `mode` is Tesseract's page segmentation mode. Raises PageFailed."""
+        """Recognize the TIFF file `page`. `mode` is Tesseract's page segmentation mode. Raises PageFailed."""
         base = f"{page.stem}-{mode}"
         # One run gives all: text, the table with its confidences, and the invisible text of a searchable PDF.
         wanted = ["txt", "tsv", *(["pdf"] if pdf else [])]

@@ -61,7 +61,9 @@ class Statements:
     def _parts_of(self, ids: Collection[UUID]) -> dict[UUID, list[Part]]:
         found: dict[UUID, list[Part]] = {}
         for some in chunks(ids):
-            rows = self._read(select(parts).where(parts.c.document_id.in_(some)).order_by(parts.c.document_id, parts.c.name))
+            rows = self._read(
+                select(parts).where(parts.c.document_id.in_(some)).order_by(parts.c.document_id, parts.c.name)
+            )
             for row in rows:
                 found.setdefault(row.document_id, []).append(part_of(row))
         return found

@@ -18,6 +18,7 @@ from pipeline.api_keys import make_key
 from pipeline.services import Services
 from pipeline.settings import Environment, Settings
 from pipeline.storage.base import Provisionable
+from pipeline.telemetry import configure_logging
 from tests.servers.process import accepts, free_port, running
 
 TENANT = "bench"
@@ -92,6 +93,7 @@ def applied(variables: Mapping[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def installation(variables: Mapping[str, str]) -> Iterator[Services]:
     """Airlock's parts in this process, with tables and buckets made."""
+    configure_logging("WARNING")
     with applied(variables):
         services = Services(Settings())
     try:
@@ -128,9 +130,13 @@ def _form_parser(folder: Path) -> Path:
     # FastAPI's form parser takes the same module name as ours, so the two cannot live in one environment.
     place = folder / "python-multipart"
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(place), "python-multipart"]
-    if not place.exists() and subprocess.run(install, capture_output=True, timeout=180).returncode:
+    if not place.exists() and _failed(install):
         raise NotHere("python-multipart cannot be installed here")
     return place
+
+
+def _failed(command: list[str]) -> bool:
+    return subprocess.run(command, check=False, capture_output=True, timeout=180).returncode != 0
 
 
 @contextlib.contextmanager
@@ -142,7 +148,7 @@ def tus(folder: Path) -> Iterator[Server]:
     home, port = folder / "tus", free_port()
     (home / "files").mkdir(parents=True)
     install = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(home)]
-    if subprocess.run([*install, "@tus/server", "@tus/file-store"], capture_output=True, timeout=180).returncode:
+    if _failed([*install, "@tus/server", "@tus/file-store"]):
         raise NotHere("@tus/server cannot be installed by npm here")
     script = home / "server.mjs"
     shutil.copy(REPOSITORY / "benchmarks" / "tus_server.mjs", script)

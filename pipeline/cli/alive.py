@@ -57,7 +57,7 @@ def _worker() -> None:
     except (BrokerError, KombuError, OSError) as exc:
         # The broker's fault: starting this worker again would not mend it.
         raise Unavailable("The broker cannot be reached, so the worker cannot be asked.") from exc
-    if not any(name.endswith(here) for reply in replies for name in reply):
+    if not any(name.endswith(here) for reply in replies or [] for name in reply):
         raise Unavailable("The worker does not answer.")
 
 

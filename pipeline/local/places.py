@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -15,6 +16,7 @@ from typing import IO
 
 from pipeline.errors import Misconfigured
 
+STOPPING = "stopping"
 SOCKET_PATH_BYTES = 107  # sun_path, without its final zero
 
 
@@ -36,6 +38,10 @@ class Places:
         """clamd's configuration, log and signatures."""
         return self.var / "clamav"
 
+    def stopping(self) -> None:
+        """Let whoever wants to start here know that waiting is worth it."""
+        _write(self.lock, STOPPING)
+
     def close(self) -> None:
         """Give back what does not have to last."""
         if self.sockets != self.var / "run":
@@ -43,7 +49,7 @@ class Places:
         self.lock.close()
 
 
-def prepare(var: Path, *, patience: float = 15.0) -> Places:
+def prepare(var: Path, *, patience: float = 20.0) -> Places:
     """Make the folders.
 
     Raises:
@@ -58,13 +64,22 @@ def prepare(var: Path, *, patience: float = 15.0) -> Places:
             f"The folder {var} cannot be written ({exc.strerror}): give yourself access to it, "
             "or name another one in AIRLOCK_VAR_DIR."
         ) from exc
-    _take(lock, var, patience)
+    try:
+        _take(lock, var, patience)
+        return Places(var, _folders(var), lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _folders(var: Path) -> Path:
+    """Make what is kept, and give the folder of the sockets."""
     try:
         for folder in (var / "redis", var / "clamav" / "db", var / "buckets", var / "keys", var / "spool"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not os.access(folder, os.W_OK | os.X_OK):
-                raise PermissionError(13, "Permission denied", str(folder))
-        return Places(var, _socket_folder(var), lock)
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return _socket_folder(var)
     except OSError as exc:
         raise Misconfigured(
             f"The folder {exc.filename} cannot be written ({exc.strerror}): give yourself access to it, "
@@ -85,24 +100,31 @@ def is_held(var: Path) -> bool:
 
 
 def _take(lock: IO[str], var: Path, patience: float) -> None:
-    deadline = time.monotonic() + patience
+    now = time.monotonic()
+    # One whose terminal was closed a moment ago needs some seconds to stop what it started, and says so.
+    shortly, deadline = now + 1.0, now + patience
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # One that was killed a moment ago may still be stopping what it started.
-            if time.monotonic() < deadline:
+            lock.seek(0)
+            holder = lock.read().strip()
+            if time.monotonic() < (deadline if holder == STOPPING else shortly):
                 time.sleep(0.1)
                 continue
-            lock.seek(0)
             raise Misconfigured(
-                f"Airlock already runs in {var} (process {lock.read().strip() or 'unknown'}): stop it, "
+                f"Airlock already runs in {var} (process {holder or 'unknown'}): stop it, "
                 "or name another folder in AIRLOCK_VAR_DIR."
             ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        _write(lock, str(os.getpid()))
         return
+
+
+def _write(lock: IO[str], text: str) -> None:
+    lock.seek(0)
+    lock.truncate(0)
+    lock.write(f"{text}\n")
+    lock.flush()
 
 
 def _socket_folder(var: Path) -> Path:

@@ -56,7 +56,13 @@ def make_plan(given: Settings, places: Places) -> Plan:
     if given.queue is QueueKind.CELERY and "broker_url" not in told:
         program = _need("redis-server", "Redis", "redis-server", "name a broker in AIRLOCK_BROKER_URL")
         servers.append(
-            Part("redis", [program, str(redis.write_config(places))], env, ready=lambda: redis.answers(places), quiet=True)
+            Part(
+                "redis",
+                [program, str(redis.write_config(places))],
+                env,
+                ready=lambda: redis.answers(places),
+                quiet=True,
+            )
         )
         env["AIRLOCK_BROKER_URL"] = redis.url(places)
     if "clamd_url" not in told:

@@ -42,7 +42,7 @@ def run(settings: Settings) -> int:
     try:
         places = prepare(settings.var_dir)
         plan = make_plan(settings, places)
-        with Supervisor(show) as supervisor:
+        with Supervisor(show, places.stopping) as supervisor:
             _go(supervisor, plan, places)
     except Stopped:
         return 0

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline.errors import Misconfigured
 from pipeline.local.children import Child, Part
@@ -25,8 +26,10 @@ class Stopped(Exception):
 class Supervisor:
     """Runs parts until a signal comes. Use in the main thread, in a `with` block: it stops what it started."""
 
-    def __init__(self, show: Callable[[str, str], None]) -> None:
+    def __init__(self, show: Callable[[str, str], None], stopping: Callable[[], None] = lambda: None) -> None:
+        """`show(name, line)` writes the log; `stopping` is called once the end has begun."""
         self._show = show
+        self._stopping = stopping
         self._children: dict[str, Child] = {}
         self._parts: dict[str, Part] = {}
         self._falls: defaultdict[str, list[float]] = defaultdict(list)
@@ -34,22 +37,28 @@ class Supervisor:
         self._alarms: list[tuple[float, Callable[[], None]]] = []
         self._finished: dict[str, Callable[[int], None]] = {}
         self._selector = selectors.DefaultSelector()
+        self._before: dict[int, Any] = {}
         self._asked = 0
 
     def __enter__(self) -> Supervisor:
         # Signals arrive as bytes in a pipe, so that the loop wakes for them and nothing else runs in between.
-        self._woken, waker = os.pipe()
+        self._woken, self._waker = os.pipe()
         os.set_blocking(self._woken, False)
-        os.set_blocking(waker, False)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        os.set_blocking(self._waker, False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
-        for number in ENDINGS:
-            signal.signal(number, self._ask)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (*ENDINGS, signal.SIGCHLD):
+            self._before[number] = signal.signal(number, self._ask if number in ENDINGS else lambda *_: None)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        os.close(self._woken)
+        os.close(self._waker)
 
     def start(self, part: Part, finished: Callable[[int], None] | None = None) -> None:
         """Start one part. Raises Misconfigured if its program cannot be run."""
@@ -89,6 +98,8 @@ class Supervisor:
         """End all parts in the opposite order of their start, those that others lean on last. Idempotent."""
         self._again.clear()
         self._alarms.clear()
+        if self._children:
+            self._stopping()
         asked = self._asked
         # What works is ended before what it works with: a worker hands its message back to a living broker.
         leaning = [child for child in self._children.values() if child.part.ready is None]

@@ -77,11 +77,11 @@ def csv(text: str = WORDS, rows: int = 20) -> bytes:
     return "\n".join(["name,amount", *(f"{text},{row}" for row in range(rows))]).encode() + b"\n"
 
 
-def eicar_zip() -> bytes:
+def eicar_zip(text: str = "nothing to see here") -> bytes:
     """The test virus inside a zip."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("readme.txt", "nothing to see here\n" * 20)
+        archive.writestr("readme.txt", f"{text}\n" * 20)
         archive.writestr("eicar.com", EICAR)
     return out.getvalue()
 

@@ -23,7 +23,6 @@ from tests.servers.clamd import ClamdServer, clamd
 from tests.servers.process import free_port, need, running
 from tests.servers.redis import redis
 from tests.system import System, system, until
-from tests.world import EICAR
 
 DOCUMENTS = 200
 
@@ -95,7 +94,7 @@ def bodies() -> list[tuple[str, bytes, State]]:
         text = f"document {number}"
         match number % 20:
             case 0 | 10:
-                made.append(("note.txt", text.encode() + b"\n" + EICAR, State.REJECTED))
+                made.append(("archive.zip", samples.eicar_zip(text), State.REJECTED))
             case 5:
                 made.append(("letter.docx", samples.docx(text), State.AVAILABLE))
             case 15:
@@ -167,8 +166,11 @@ def test_killing_each_process_once_in_the_middle_of_200_documents(airlock: Syste
     fired: list[str] = []
     for number, kill in enumerate(kills, start=1):
         sender.goal = min(DOCUMENTS, (number + 1) * share)
-        until(lambda n=number: len(sender.acknowledged) >= n * share, "enough was sent")  # type: ignore[misc]
-        unsettled = _unsettled(airlock)
+        # In the middle: enough is in, more is coming, and some of it is on its way right now.
+        unsettled = until(
+            lambda n=number: len(sender.acknowledged) >= n * share and _unsettled(airlock),  # type: ignore[misc]
+            "work is in progress",
+        )
         kill()
         fired.append(f"{kill.__name__} with {unsettled} on their way")
     sender.goal = DOCUMENTS
@@ -183,7 +185,7 @@ def test_killing_each_process_once_in_the_middle_of_200_documents(airlock: Syste
     with airlock.services.ledger.reading() as tx:
         everything, _ = tx.documents(Filters(tenant="acme"), limit=2 * DOCUMENTS)
     assert Counter(document.id for document in everything) == Counter(map(UUID, sender.acknowledged.values()))
-    assert len(fired) == len(kills)
+    assert len(fired) == len(kills), fired
 
 
 def _unsettled(airlock: System) -> int:

@@ -148,7 +148,7 @@ def test_pages_beyond_the_limit_are_said(read: Read, tmp_path: Path) -> None:
 def test_hidden_text_is_not_believed(read: Read, tmp_path: Path) -> None:
     scanned = scan(tmp_path / "scan.pdf", [page(WORDS[:2], height=220)])
     with pikepdf.open(scanned, allow_overwriting_input=True) as document:
-        lie = pikepdf.open(typed(tmp_path / "lie.pdf", ["Pay to somebody else " * 20], mode=3))
+        lie = pikepdf.open(typed(tmp_path / "lie.pdf", [") Tj 0 -4 Td (".join(["Pay to somebody else"] * 20)], mode=3))
         document.pages[0].add_overlay(lie.pages[0])
         document.save(scanned)
     text = text_of(read(scanned, "application/pdf"))

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 from scanners.structure.finding import damaged, encrypted
 from scanners.types import DOCX, ENCRYPTED_OFFICE, PPTX, XLSX
 
-MAX_PART = 4 << 20  # the parts that say what a package is are small
+MAX_PART = 16 << 20  # of one part that is held in memory
 MAX_RECORDS = 20_000
+VBA_INFO = b"\x02\x00\x00\x04\x0c\x00\x00\x00"
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 # Content types of an OOXML package's main part -> what the file is.
@@ -35,6 +36,12 @@ OOXML = {
     b"ms-powerpoint.template.macroenabled.main+xml": "application/vnd.ms-powerpoint.template.macroenabled.12",
 }
 MACRO_PARTS = re.compile(r"(^|/)(vbaproject[^/]*\.bin|vbadata\.xml)$|^xl/macrosheets/|(^|/)activex/", re.IGNORECASE)
+# DDE: a field or a link that starts a program when the document is opened.
+COMMAND_PARTS = re.compile(
+    r"^word/(document|header\d*|footer\d*|footnotes|endnotes)\.xml$|^xl/externallinks/[^/]+\.xml$"
+)
+DDE = re.compile(rb"\bDDE(AUTO)?\b")
+FIELD_TEXT = re.compile(rb"<w:instrText[^>]*>([^<]*)|<w:fldSimple[^>]*?w:instr=\"([^\"]*)", re.DOTALL)
 ODF_MACROS = re.compile(r"^(basic|scripts)/(?!.*(script|dialog)-l[bc]\.xml$).*[^/]$", re.IGNORECASE)
 
 
@@ -55,6 +62,7 @@ def zip_package(file: BinaryIO) -> Package:
             types = _part(archive, names["[content_types].xml"]).lower()
             found = {media for main, media in OOXML.items() if main in types}
             macros = b"vbaproject" in types or any(MACRO_PARTS.search(name) for name in names)
+            macros = macros or any(_commands(archive, names[name]) for name in names if COMMAND_PARTS.search(name))
             return Package(found.pop() if len(found) == 1 else "application/zip", macros=macros)
         if "mimetype" in names:
             said = _part(archive, names["mimetype"]).strip().decode("ascii", "replace").lower()
@@ -78,6 +86,15 @@ def _part(archive: zipfile.ZipFile, name: str) -> bytes:
     return content
 
 
+def _commands(archive: zipfile.ZipFile, name: str) -> bool:
+    """Whether a part tells another program what to do. Word splits a field's text at will: it is put together first."""
+    content = _part(archive, name)
+    if b"ddeLink" in content:
+        return True
+    fields = b"".join(match[1] or match[2] or b"" for match in FIELD_TEXT.finditer(content))
+    return DDE.search(fields) is not None
+
+
 def ole_package(file: BinaryIO) -> Package:
     """What an OLE file is by its streams, and whether it is encrypted. Raises Found where it is damaged."""
     import olefile
@@ -95,10 +112,11 @@ def ole_package(file: BinaryIO) -> Package:
                 return Package("application/msword", macros, _word_is_encrypted(ole))
             for book in ("workbook", "book"):
                 if book in top:
-                    return Package("application/vnd.ms-excel", macros, _excel_is_encrypted(ole, book))
+                    locked, sheets = _excel(ole, book)
+                    return Package("application/vnd.ms-excel", macros or sheets, locked)
             if "powerpoint document" in top:
                 locked = "encryptedsummary" in top or _powerpoint_is_encrypted(ole)
-                return Package("application/vnd.ms-powerpoint", macros, locked)
+                return Package("application/vnd.ms-powerpoint", macros or _powerpoint_has_macros(ole), locked)
             if "__properties_version1.0" in top:
                 return Package("application/vnd.ms-outlook", macros)
             return Package("application/x-ole-storage", macros)
@@ -111,19 +129,32 @@ def _word_is_encrypted(ole: Any) -> bool:
     return len(head) == 12 and bool(struct.unpack_from("<H", head, 10)[0] & 0x0100)
 
 
-def _excel_is_encrypted(ole: Any, stream: str) -> bool:
-    """A FILEPASS record in the workbook's globals."""
+def _excel(ole: Any, stream: str) -> tuple[bool, bool]:
+    """Encrypted (a FILEPASS record in the workbook's globals)? Sheets of Excel 4 macros (BOUNDSHEET of type 1)?"""
     records = ole.openstream(stream)
+    macros = False
     for _ in range(MAX_RECORDS):
         head = records.read(4)
         if len(head) < 4:
-            return False
+            return False, macros
         kind, length = struct.unpack("<HH", head)
         if kind == 0x002F:
-            return True
+            return True, macros
         if kind == 0x000A:
-            return False
-        records.seek(length, 1)
+            return False, macros
+        body = records.read(length)
+        macros = macros or (kind == 0x0085 and len(body) > 5 and body[5] & 0x0F == 1)
+    raise damaged("the workbook has no end of its globals")
+
+
+def _powerpoint_has_macros(ole: Any) -> bool:
+    """A VbaInfoAtom that says so. The project itself lies compressed in the same stream."""
+    content = ole.openstream("PowerPoint Document").read()
+    at = content.find(VBA_INFO)
+    while at >= 0:
+        if content[at + 12 : at + 16].strip(b"\0"):
+            return True
+        at = content.find(VBA_INFO, at + 1)
     return False
 
 

@@ -15,7 +15,7 @@ import magic
 from scanners.structure.archive import ends_as_zip
 from scanners.structure.finding import damaged
 from scanners.structure.office import OLE, Package, ole_package, zip_package
-from scanners.types import POLYGLOT, SCRIPT, UNKNOWN, canonical
+from scanners.types import HARMLESS_TEXT, POLYGLOT, SCRIPT, UNKNOWN, canonical
 
 HEAD = 64 << 10
 STRAY = 500  # one control character in so many bytes does not make a text binary
@@ -85,7 +85,10 @@ def kind_of(file: BinaryIO, size: int) -> Kind:
         return Kind(POLYGLOT)
     if plain is not None and not head.startswith(b"{\\rtf"):
         return _text(plain, said)
-    return Kind("application/rtf" if head.startswith(b"{\\rt") else said)
+    if head.startswith(b"{\\rtf"):
+        return Kind("application/rtf")
+    # libmagic calls some binaries text: what holds bytes that no text has is none, whatever it says.
+    return Kind(UNKNOWN if said.startswith("text/") or said in HARMLESS_TEXT else said)
 
 
 def _begins_line(head: bytes, found: re.Match[bytes]) -> bool:

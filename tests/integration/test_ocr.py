@@ -147,8 +147,10 @@ def test_pages_beyond_the_limit_are_said(read: Read, tmp_path: Path) -> None:
 @pytest.mark.cwe(451)
 def test_hidden_text_is_not_believed(read: Read, tmp_path: Path) -> None:
     scanned = scan(tmp_path / "scan.pdf", [page(WORDS[:2], height=220)])
+    # Different lines, all on the page: pdfium leaves out text that repeats itself in one place.
+    lines = ") Tj 0 -8 Td (".join(f"Pay {number} thousand to somebody else" for number in range(10, 22))
     with pikepdf.open(scanned, allow_overwriting_input=True) as document:
-        lie = pikepdf.open(typed(tmp_path / "lie.pdf", [") Tj 0 -4 Td (".join(["Pay to somebody else"] * 20)], mode=3))
+        lie = pikepdf.open(typed(tmp_path / "lie.pdf", [lines], mode=3))
         document.pages[0].add_overlay(lie.pages[0])
         document.save(scanned)
     text = text_of(read(scanned, "application/pdf"))

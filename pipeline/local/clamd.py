@@ -38,6 +38,8 @@ def write_config(places: Places) -> Path:
         "SelfCheck": "0",
         # Loading a second copy beside the first would take 2.5 GB with the public database.
         "ConcurrentDatabaseReload": "no",
+        # A reload, and an end, waits for idle threads to give up: 30 seconds unless told otherwise.
+        "IdleTimeout": "1",
         "MaxThreads": "4",
         "MaxConnectionQueueLength": "30",
         # Below 1024M and 1025M: CVE-2025-20260. Above the policy's limits, so that ours are the ones that are met.

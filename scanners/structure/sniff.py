@@ -67,14 +67,16 @@ def kind_of(file: BinaryIO, size: int) -> Kind:
     file.seek(0)
     head = file.read(HEAD)
     file.seek(0)
-    said = canonical(_magic.from_descriptor(os.dup(file.fileno())) or UNKNOWN)
-    file.seek(0)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _of_package(_zip(file))
     if head.startswith(OLE):
         return _of_package(ole_package(file))
     pdf = PDF.search(head[:1024])
     plain = _as_text(head)
+    # libmagic takes milliseconds over a long text, and nothing that it finds far inside one would be believed.
+    opinion = _magic.from_buffer(plain[:8192]) if plain else _magic.from_descriptor(os.dup(file.fileno()))
+    said = canonical(opinion or UNKNOWN)
+    file.seek(0)
     if pdf and (pdf.start() == 0 or (plain is None and said in PERHAPS_PDF) or _begins_line(head, pdf)):
         said, plain = "application/pdf", None
         if pdf.start() and _is_otherwise(head):

@@ -43,7 +43,7 @@ def run(document_id: UUID, services: Services) -> State | None:
         LedgerUnavailable: nothing could be recorded; the lease lapses and the sweeper rings again.
     """
     settings = services.settings
-    with services.ledger.begin() as tx:
+    with services.ledger.begin(durable=False) as tx:
         job = tx.claim(
             document_id, ready=WORKING, owner=services.owner, lease=timedelta(seconds=settings.lease_seconds)
         )

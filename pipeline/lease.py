@@ -53,7 +53,7 @@ class Lease:
         """Give the document back in the state it has, to be claimed again after `delay`."""
         with self._lock:
             self._over.set()
-            with self._ledger.begin() as tx:
+            with self._ledger.begin(durable=False) as tx:
                 tx.release(self.job, delay=delay, counted=counted, waiting_for=waiting_for)
 
     def _renew(self) -> None:
@@ -62,7 +62,7 @@ class Lease:
                 if self._over.is_set():
                     return
                 try:
-                    with self._ledger.begin() as tx:
+                    with self._ledger.begin(durable=False) as tx:
                         if not tx.renew(self.job, self._length):
                             self._lost = True
                             return

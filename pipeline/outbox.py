@@ -72,7 +72,7 @@ class Announcer:
             if not rung:
                 continue
             try:
-                with self._services.ledger.begin() as tx:
+                with self._services.ledger.begin(durable=False) as tx:  # lost, they merely ring again
                     tx.mark_relayed(rung)
             except AirlockError as exc:
                 log.warning("outbox not ticked off, the relay rings again", error=exc.code)

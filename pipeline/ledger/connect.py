@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.errors import Misconfigured
 from pipeline.ledger.chain import canonical
 
 PATIENCE_S = 30  # for a lock, for a free connection
+POLL_S = 0.001  # between two looks whether SQLite's lock is free
 SILENCE_S = 60  # a server that says nothing for so long is gone
 
 DRIVERS: Mapping[str, str] = {
@@ -27,8 +29,8 @@ DRIVERS: Mapping[str, str] = {
     "mariadb+pymysql": "mysql+pymysql",
 }
 
-# Execution options of a connection: how its transaction begins (read by _begin, for SQLite).
-BEGIN: Mapping[str, dict[str, str]] = {"write": {"ledger_begin": "BEGIN IMMEDIATE"}, "read": {"ledger_begin": "BEGIN"}}
+# Execution options of a connection: what its transaction is for (read by _begin, for SQLite).
+BEGIN: Mapping[str, dict[str, str]] = {kind: {"ledger_begin": kind} for kind in ("write", "hint", "read")}
 
 
 def open_engine(url: str, *, echo: bool = False) -> Engine:
@@ -95,11 +97,37 @@ def _set_sqlite(connection: sqlite3.Connection, _: object) -> None:
     # finds it taken just now finds WAL set by the other when it comes to write.
     with contextlib.suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # a commit survives the power; NORMAL would lose the last ones
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _begin(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock at once, and waits for it. A transaction that reads first and then wants to write
-    # cannot wait: what it has read may be stale, and SQLite fails it.
-    connection.exec_driver_sql(str(connection.get_execution_options().get("ledger_begin", "BEGIN")))
+    kind = connection.get_execution_options().get("ledger_begin", "read")
+    if kind == "read":
+        connection.exec_driver_sql("BEGIN")
+        return
+    driver: Any = connection.connection.driver_connection
+    # FULL: a commit survives the power. With NORMAL the last ones would be lost, which is all the same to a hint; the
+    # next FULL commit takes those before it to the disk too.
+    driver.execute(f"PRAGMA synchronous = {'NORMAL' if kind == 'hint' else 'FULL'}")
+    # SQLite itself asks less and less often, up to ten times a second: whoever waits longest would wait on, and the
+    # file be free meanwhile.
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        # IMMEDIATE takes the write lock at once, and waits for it. A transaction that reads first and then wants to
+        # write cannot wait: what it has read may be stale, and SQLite fails it.
+        deadline = time.monotonic() + PATIENCE_S
+        while not _taken(driver):
+            if time.monotonic() > deadline:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # fails once more, with SQLAlchemy's face
+                return
+            time.sleep(POLL_S)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {int(PATIENCE_S * 1000)}")
+
+
+def _taken(driver: sqlite3.Connection) -> bool:
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return False
+    return True

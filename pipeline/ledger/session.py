@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 
-from sqlalchemy import Engine, exc, text
+from sqlalchemy import exc, text
 
 from pipeline.errors import Conflict, LedgerUnavailable
 from pipeline.ledger import schema
-from pipeline.ledger.connect import BEGIN, open_engine
+from pipeline.ledger.connect import BEGIN, PATIENCE_S, open_engine
 from pipeline.ledger.queries import Transaction
 
 # What a caller got wrong, not the database: these keep their own face.
@@ -25,22 +26,46 @@ class Ledger:
         """`url` is sqlite:///PATH, postgresql://..., mysql://... or mariadb://...; nothing is connected yet."""
         self._engine = open_engine(url, echo=echo)
         # Two processes that talk over one inherited socket would read each other's answers.
-        engine = weakref.ref(self._engine)
-        os.register_at_fork(after_in_child=lambda: _forget_connections(engine()))
+        ledger = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _begin_anew(ledger()))
+        self._turn = threading.Lock()
 
     @contextlib.contextmanager
-    def begin(self) -> Iterator[Transaction]:
+    def begin(self, *, durable: bool = True) -> Iterator[Transaction]:
         """One transaction: committed when the block ends, rolled back when it raises.
+
+        Not `durable`: what is written may be lost with the power (in SQLite, which then need not wait for the disk).
+        For what only keeps work from being done twice: a lease, a tick. It is never lost to a killed process, nor out
+        of order: whatever a later durable transaction has seen is as durable as that one.
 
         Raises LedgerUnavailable when the database cannot be reached, is locked for longer than 30 s, or broke a
         deadlock; then nothing was written, unless the connection was lost during the commit itself.
         """
-        with _translated(), self._engine.connect().execution_options(**BEGIN["write"]) as connection:
+        with (
+            _translated(),
+            self._in_turn(),
+            self._engine.connect().execution_options(**BEGIN["write" if durable else "hint"]) as connection,
+        ):
             transaction = Transaction(connection)
             yield transaction
             if transaction.broken is not None:
                 raise Conflict("the transaction had failed: nothing of it was kept") from transaction.broken
             connection.commit()
+
+    @contextlib.contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        # Writers of one SQLite file go one by one. Those of one process take turns here, where a free lock wakes the
+        # next; in the database they could only ask again and again, all of them.
+        if self._engine.dialect.name != "sqlite":
+            yield
+            return
+        if not self._turn.acquire(timeout=PATIENCE_S):
+            raise LedgerUnavailable
+        turn = self._turn
+        try:
+            yield
+        finally:
+            turn.release()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Transaction]:
@@ -68,9 +93,10 @@ class Ledger:
         self._engine.dispose()
 
 
-def _forget_connections(engine: Engine | None) -> None:
-    if engine is not None:
-        engine.dispose(close=False)  # closing them would end the parent's sessions
+def _begin_anew(ledger: Ledger | None) -> None:
+    if ledger is not None:
+        ledger._engine.dispose(close=False)  # closing them would end the parent's sessions
+        ledger._turn = threading.Lock()  # whoever held the parent's does not exist here
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ def test_the_statements_a_settle_sends_are_few(crowded: Ledger) -> None:
     event.listen(crowded._engine, "before_cursor_execute", lambda *given: sent.append(given[2].split()[0]))
     with crowded.begin() as tx:
         tx.settle(job, [Advance(State.CLEAN), Advance(State.RECOGNIZED), Advance(State.APPROVED)], keep=MINUTE)
-    assert sent == ["BEGIN", "SELECT", "UPDATE", "INSERT"]
+    assert sent == ["SELECT", "UPDATE", "INSERT"]
 
 
 def test_the_tables_refuse_what_has_no_document(crowded: Ledger) -> None:

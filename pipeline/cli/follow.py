@@ -12,9 +12,11 @@ from typing import Any
 from pipeline.cli.client import Client
 from pipeline.cli.console import complain, kib, plain, say
 from pipeline.errors import Unavailable
+from pipeline.states import SETTLED
 
 AT_ONCE = 8
-RECONNECTS = 20  # in a row, without a single event in between
+AGAIN = 1.0  # seconds between two tries
+RECONNECTS = 60  # in a row, without a single event in between
 
 
 def follow_all(client: Client, documents: Mapping[str, str], *, quiet: bool = False) -> None:
@@ -34,25 +36,29 @@ def _follow(client: Client, document_id: str, name: str, quiet: bool) -> None:
 
 def changes(client: Client, document_id: str) -> Iterator[dict[str, Any]]:
     """The document's events, from the first, until the stream ends. A lost connection is taken up where it broke."""
-    last, idle = -1, 0
+    last, idle, settled = -1, 0, False
     while True:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last >= 0 else {})
+        cause: Exception | None = None
         try:
-            headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": str(last)} if last >= 0 else {})
             with client.stream(f"/v1/documents/{document_id}/events", headers) as response:
                 for event in parse(response):
                     if event["seq"] > last:
-                        last, idle = event["seq"], 0
+                        last, idle, settled = event["seq"], 0, event["to"] in SETTLED
                         yield event
-                return
         except (OSError, http.client.HTTPException, Unavailable) as exc:
-            idle += 1
-            if idle > RECONNECTS:
-                raise Unavailable(
-                    f"The connection to {client.address} is lost; `airlock status` tells the rest."
-                ) from exc
-            if idle == 1:
-                complain("The connection was lost; trying again.")
-            time.sleep(1)
+            cause = exc
+        # A stream that is cut can look like one that ended: only the state tells.
+        if settled and cause is None:
+            return
+        idle += 1
+        if idle > RECONNECTS:
+            raise Unavailable(
+                f"The connection to {client.address} is lost; `airlock status` tells the rest."
+            ) from cause
+        if idle == 1:
+            complain("The connection was lost; trying again.")
+        time.sleep(AGAIN)
 
 
 def parse(lines: Iterator[bytes] | http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,12 @@ app = typer.Typer(help="API keys.", no_args_is_help=True)
 def _ledger() -> Iterator[Ledger]:
     from pipeline.ledger.session import Ledger
 
-    ledger = Ledger(load_settings().ledger_url)
+    settings = load_settings()
+    if settings.database_url is None and not (settings.var_dir / "airlock.db").exists():
+        raise Misconfigured(
+            f"There is no database in {settings.var_dir}: run `airlock migrate` (or `airlock run`) first."
+        )
+    ledger = Ledger(settings.ledger_url)
     try:
         current, newest = ledger.revision()
         if current != newest:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.console import load_settings, say
+from pipeline.errors import Misconfigured
 
 if TYPE_CHECKING:
     from pipeline.services import Services
@@ -89,12 +91,24 @@ def migrate() -> None:
     """Bring the database to the newest revision."""
     from pipeline.ledger.session import Ledger
 
-    ledger = Ledger(load_settings().ledger_url)
+    settings = load_settings()
+    if settings.database_url is None:
+        _make(settings.var_dir)
+    ledger = Ledger(settings.ledger_url)
     try:
         ledger.upgrade()
         say(f"The database is at revision {ledger.revision()[0]}.")
     finally:
         ledger.dispose()
+
+
+def _make(var: Path) -> None:
+    try:
+        var.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise Misconfigured(
+            f"The folder {var} cannot be made ({exc.strerror}): name another one in AIRLOCK_VAR_DIR."
+        ) from exc
 
 
 def sweep() -> None:

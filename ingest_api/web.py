@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ingest_api.events import Watcher
     from ingest_api.health import Health
     from ingest_api.metrics import Metrics
+    from ingest_api.uploads.recorder import Recorder
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,9 +71,11 @@ class Web:
         from ingest_api.events import Watcher
         from ingest_api.health import Health
         from ingest_api.metrics import Metrics
+        from ingest_api.uploads.recorder import Recorder
 
         self.services = services
         self.threads = Threads()
+        self.recorder: Recorder = Recorder(services)
         self.keys: KeyCache = KeyCache(services)
         self.metrics: Metrics = Metrics()
         self.health: Health = Health(services, self.threads)

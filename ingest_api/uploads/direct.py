@@ -14,9 +14,10 @@ from ingest_api.schemas import EXAMPLE, DocumentList, DocumentOut, accepted, sho
 from ingest_api.uploads.digests import Checks, digests_in
 from ingest_api.uploads.form import boundary_of, read_form
 from ingest_api.uploads.idempotency import idempotency_key
-from ingest_api.uploads.intake import AlreadyUsed, Intake
+from ingest_api.uploads.intake import Intake
 from ingest_api.uploads.landing import too_large
 from ingest_api.uploads.names import declared_type, name_of_raw
+from ingest_api.uploads.recorder import AlreadyUsed
 from ingest_api.uploads.stream import unstalled
 from ingest_api.web import Web, web_of
 from pipeline.documents import Document, Replay
@@ -145,7 +146,9 @@ async def upload(request: Request, who: Writer) -> Response:
     _refuse_unread(request, web, boundary)
     key = idempotency_key(request.headers)
     earlier = await web.threads.rows(_replay_of, web, who, key) if key is not None else None
-    intake = Intake(web.services, web.threads, who.tenant, correlation_of(request.scope), keep=earlier is None)
+    intake = Intake(
+        web.services, web.threads, web.recorder, who.tenant, correlation_of(request.scope), keep=earlier is None
+    )
     try:
         await _receive(request, web, boundary, intake)
         if earlier is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import anyio
 
@@ -17,16 +17,12 @@ from ingest_api.problems import EmptyFile
 from ingest_api.uploads.digests import Checks
 from ingest_api.uploads.landing import Incoming, Landing
 from ingest_api.uploads.names import attachment
+from ingest_api.uploads.recorder import Entry, Recorder
 from ingest_api.web import Threads
 from pipeline.documents import Event, NewDocument, Replay
-from pipeline.errors import Conflict
 from pipeline.services import Services
 from pipeline.storage.base import ObjectHeaders
 from pipeline.storage.keys import key_of
-
-
-class AlreadyUsed(Exception):
-    """The Idempotency-Key was taken while our bytes came in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,14 @@ class Intake:
     """One request's way in."""
 
     def __init__(
-        self, services: Services, threads: Threads, tenant: str, correlation_id: str, *, keep: bool = True
+        self,
+        services: Services,
+        threads: Threads,
+        recorder: Recorder,
+        tenant: str,
+        correlation_id: str,
+        *,
+        keep: bool = True,
     ) -> None:
         """`keep` off: bytes are compared, not stored (the Idempotency-Key is known)."""
         self.threads = threads
@@ -51,6 +54,7 @@ class Intake:
         # Every file at its limit, and a mebibyte of boundaries, headers and text fields.
         self.max_form_bytes = limits.bytes * limits.files + (1 << 20)
         self._services = services
+        self._recorder = recorder
         self._tenant = tenant
         self._correlation_id = correlation_id
         self._keep = keep
@@ -111,29 +115,20 @@ class Intake:
 
     def _record(self, last: Landing, idempotency_key: str | None) -> list[Accepted]:
         last.seal()
-        try:
-            documents, events = self._commit(idempotency_key)
-        except Conflict:
-            self._in_doubt = False  # the ledger says that nothing was kept
-            raise
-        # After the commit: a message about a row that is not there yet would be thrown away.
-        self._services.announcer.announce(events)
-        return [Accepted(new, event) for new, event in zip(documents, events, strict=True)]
-
-    def _commit(self, idempotency_key: str | None) -> tuple[list[NewDocument], list[Event]]:
         documents = [self._document(landing) for landing in self._landings]
-        with self._services.ledger.begin() as tx:
-            if idempotency_key is not None:
-                ids: tuple[UUID, ...] = tuple(document.id for document in documents)
-                try:
-                    # First: of two racers one waits here, before either has written anything else.
-                    tx.remember(self._tenant, idempotency_key, Replay(self.fingerprint(), ids))
-                except Conflict as exc:
-                    raise AlreadyUsed from exc
-            events = [tx.insert(document) for document in documents]
-            # From here on only the database knows: its answer to the commit may be lost.
-            self._in_doubt = True
-        return documents, events
+        entry = Entry(documents)
+        if idempotency_key is not None:
+            ids = tuple(document.id for document in documents)
+            entry.replay = (idempotency_key, Replay(self.fingerprint(), ids))
+        # Until it says otherwise: an upload that is cut off here may well have its rows.
+        self._in_doubt = True
+        self._recorder.record(entry)
+        self._in_doubt = entry.in_doubt
+        if entry.error is not None:
+            raise entry.error
+        # After the commit: a message about a row that is not there yet would be thrown away.
+        self._services.announcer.announce(entry.events)
+        return [Accepted(new, event) for new, event in zip(documents, entry.events, strict=True)]
 
     def _document(self, landing: Landing) -> NewDocument:
         return NewDocument(

@@ -75,11 +75,11 @@ class MortalLedger:
         self._ledger, self._fate = ledger, fate
 
     @contextlib.contextmanager
-    def begin(self) -> Iterator[Any]:
+    def begin(self, *, durable: bool = True) -> Iterator[Any]:
         mine = self._fate.count()
         if mine and not self._fate.after:
             self._fate.die("before a transaction")
-        with self._ledger.begin() as tx:
+        with self._ledger.begin(durable=durable) as tx:
             yield tx
             if self._fate.count():
                 self._fate.die("before a commit")

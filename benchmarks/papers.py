@@ -11,10 +11,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from tests.samples import born_digital_pdf, csv, docx
 
-WORDS = (
+PROSE = (
     "the harbour master writes every arrival into a ledger before any cargo leaves quarantine and nobody may open a "
     "crate until two inspectors agree that what the papers declare is what the crate holds each signature is dated"
-).split()
+)
+WORDS = PROSE.split()
 A4 = (8.27, 11.69)  # inches
 
 

@@ -73,6 +73,15 @@ def kind_of(file: BinaryIO, size: int) -> Kind:
         return _of_package(ole_package(file))
     pdf = PDF.search(head[:1024])
     plain = _as_text(head)
+    # A text is told apart below, by more than libmagic knows; its first use in a child takes milliseconds.
+    said = "text/plain" if plain else canonical(_magic.from_descriptor(os.dup(file.fileno())) or UNKNOWN)
+    file.seek(0)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _of_package(_zip(file))
+    if head.startswith(OLE):
+        return _of_package(ole_package(file))
+    pdf = PDF.search(head[:1024])
+    plain = _as_text(head)
     # libmagic takes milliseconds over a long text, and nothing that it finds far inside one would be believed.
     opinion = _magic.from_buffer(plain[:8192]) if plain else _magic.from_descriptor(os.dup(file.fileno()))
     said = canonical(opinion or UNKNOWN)
@@ -86,7 +95,7 @@ def kind_of(file: BinaryIO, size: int) -> Kind:
     if plain is None and ends_as_zip(file, size):
         return Kind(POLYGLOT)
     if plain is not None and not head.startswith(b"{\\rtf"):
-        return _text(plain, said)
+        return _text(plain)
     if head.startswith(b"{\\rtf"):
         return Kind("application/rtf")
     # libmagic calls some binaries text: what holds bytes that no text has is none, whatever it says.
@@ -149,17 +158,17 @@ def _wide(head: bytes) -> str | None:
     return None
 
 
-def _text(plain: bytes, said: str) -> Kind:
+def _text(plain: bytes) -> Kind:
     first = plain.lstrip()[:4096]
     html = ""
     if HTML_FIRST.match(first):
         html = "strong" if HTML_STRONG.search(plain) or not HTML_MARKDOWN.match(first) else "first"
-    elif said == "text/html" and HTML_STRONG.search(plain):
+    elif HTML_STRONG.search(plain[:4096]):
         html = "inside"
     if SCRIPT_FIRST.match(first):
         return Kind(SCRIPT, text=True)
-    if first[:5].lower() == b"<?xml" or said in {"image/svg+xml", "text/xml"}:
-        svg = said == "image/svg+xml" or re.search(rb"<svg[\s>]", plain, re.IGNORECASE)
+    if first[:5].lower() == b"<?xml":
+        svg = re.search(rb"<svg[\s>]", plain, re.IGNORECASE)
         page = re.search(rb"<html[\s>]", plain, re.IGNORECASE)
         return Kind("image/svg+xml" if svg else "text/html" if page else "text/xml", text=True)
     if re.match(rb"<svg[\s>]", first, re.IGNORECASE):

@@ -88,7 +88,9 @@ fi
 stamp=$({ pwd; "$python" --version; cat requirements.lock deploy/build.lock pyproject.toml; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/airlock.stamp 2>/dev/null)" != "$stamp" ] || ! .venv/bin/python -c '' 2>/dev/null; then
     say "Installing Python packages into .venv"
-    if ! new_enough .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    # One that was made elsewhere has the old place in its scripts.
+    if ! grep -qF "$(pwd)/.venv" .venv/bin/activate 2>/dev/null || ! new_enough .venv/bin/python ||
+        ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         "$python" -m venv --clear .venv || stop "The virtual environment cannot be made in $(pwd)/.venv: see the lines above."
     fi
     pip=".venv/bin/python -m pip --disable-pip-version-check --quiet install --only-binary=:all:"

@@ -94,6 +94,12 @@ Index(
     postgresql_where=documents.c.erase_at.is_not(None),
 )
 Index(
+    "ix_documents_leased",
+    documents.c.lease_until,
+    sqlite_where=documents.c.lease_until.is_not(None),
+    postgresql_where=documents.c.lease_until.is_not(None),
+)
+Index(
     "ix_documents_waiting",
     documents.c.waiting_for,
     sqlite_where=documents.c.waiting_for.is_not(None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -119,6 +120,19 @@ def test_unrelayed_waits_for_an_age_and_ends_with_the_mark(ledger: Ledger) -> No
         tx.mark_relayed([event.id])
         tx.mark_relayed([])
         assert tx.unrelayed(older_than=NOW, limit=9) == []
+
+
+def test_stranded_finds_a_document_whose_holder_is_gone_at_once_and_once(ledger: Ledger) -> None:
+    lost = inserted(ledger)
+    claimed(ledger, inserted(ledger))  # somebody is at it
+    inserted(ledger)  # waits its turn: a message is on its way
+    with ledger.begin() as tx:
+        assert tx.claim(lost, ready=WORKING, owner="gone", lease=timedelta(milliseconds=1)) is not None
+    time.sleep(0.01)  # the database's clock decides, and it has to pass the lease's end
+    with ledger.begin() as tx:
+        assert [found.id for found in tx.stranded(states=WORKING, idle=MINUTE, limit=9)] == [lost]
+    with ledger.begin() as tx:
+        assert tx.stranded(states=WORKING, idle=MINUTE, limit=9) == []
 
 
 def test_stranded_finds_what_nobody_holds_and_nudges_it_once(ledger: Ledger) -> None:

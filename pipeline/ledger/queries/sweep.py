@@ -29,6 +29,14 @@ IDLE = (
     .limit(bindparam("at_most"))
     .with_for_update(skip_locked=True)  # two sweepers share the work, and neither waits for a worker
 )
+# A holder that is gone is not waited for: its document is rung for once as soon as the lease is over.
+LAPSED = (
+    select(documents.c.id, documents.c.state, documents.c.detected_type, documents.c.nudged_at)
+    .where(documents.c.lease_until < now_ms(), documents.c.nudged_at <= documents.c.lease_until)
+    .order_by(documents.c.lease_until)
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
 NUDGED = update(documents).where(documents.c.id.in_(bindparam("ids", expanding=True))).values(nudged_at=now_ms())
 TO_ERASE = (
     select(documents).where(documents.c.erase_at <= now_ms()).order_by(documents.c.erase_at).limit(bindparam("at_most"))
@@ -67,15 +75,16 @@ class SweepQueries(Statements):
     """Each list is bounded, oldest first, and read along an index."""
 
     def stranded(self, *, states: Collection[State], idle: timedelta, limit: int) -> list[Stranded]:
-        """Documents that nobody holds, whose time has come, and that no message was sent for since `idle`.
+        """Documents whose holder is gone, and those that nobody was told of since `idle` although their time has come.
 
         They count as nudged from now on: send the messages after this commits, or lose one round of nudging.
         """
-        found: list[Line] = []
+        found: list[Line] = [row for row in self._write(LAPSED, {"at_most": limit}) if row.state in states]
         for state in sorted(states):  # one search of the index for each: over several states it would have to sort
             values = {"state": state, "idle": span_ms(idle), "at_most": limit}
             found += self._write(IDLE, values).all()
-        chosen = sorted(found, key=lambda row: row.nudged_at)[:limit]
+        once = {row.id: row for row in found}
+        chosen = sorted(once.values(), key=lambda row: row.nudged_at)[:limit]
         for some in chunks([row.id for row in chosen]):
             self._write(NUDGED, {"ids": some})
         return [Stranded(row.id, State(row.state), row.detected_type) for row in chosen]

@@ -80,6 +80,7 @@ def upgrade() -> None:
     _index("ix_documents_idle", "documents", ["state", "nudged_at", "updated_at"])
     _index("ix_documents_expiry", "documents", ["state", "expires_at"])
     _index("ix_documents_erasure", "documents", ["erase_at"], where="erase_at IS NOT NULL")
+    _index("ix_documents_leased", "documents", ["lease_until"], where="lease_until IS NOT NULL")
     _index("ix_documents_waiting", "documents", ["waiting_for"], where="waiting_for IS NOT NULL")
     op.create_table(
         "parts",

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ingest_api import wire
+from ingest_api.uploads import stream
 from tests.integration.api_server import Api
 
 PART = 'Content-Disposition: form-data; name="f"; filename="a.txt"'
@@ -223,6 +225,24 @@ def test_a_body_shorter_than_its_length(api: Api) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert not sock.recv(65536).startswith(b"HTTP/1.1 2")
     assert api.objects() == api.documents() == api.leftovers() == []
+
+
+def test_a_body_that_falls_silent_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "PATIENCE", 0.05)
+    with api.connect() as sock:
+        sock.sendall(request_head(api, "Content-Length: 3000000") + bytes(1_100_000))
+        status, problem = raw_answer(sock)
+    assert (status, problem["type"]) == (408, "/problems/stalled")
+    assert api.objects() == api.documents() == api.leftovers() == []
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nX-Slow: "])
+def test_a_head_that_falls_silent_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(wire, "HEAD_SECONDS", 0.05)
+    with api.connect() as sock:
+        sock.sendall(said)
+        status, problem = raw_answer(sock)
+    assert (status, problem["type"]) == (408, "/problems/head-too-slow")
 
 
 def test_silent_and_slow_clients_keep_nobody_waiting(api: Api) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -216,16 +217,22 @@ class Impostor:
                 line, _ = self._listener.accept()
             except OSError:
                 return
-            asked = line.recv(9)
-            if asked.startswith(b"nVERSION"):
-                line.sendall(b"ClamAV 1.4.6/27432/Tue Nov 24 09:12:00 2026\n")
-            elif self._reply is None:
-                self._silent.append(line)
-                continue
-            else:
-                line.recv(4096)
-                line.sendall(self._reply)
-            line.close()
+            with line, contextlib.suppress(OSError):  # whoever asked may have heard enough and be gone
+                self._answer(line)
+
+    def _answer(self, line: socket.socket) -> None:
+        asked = b""
+        while len(asked) < 9:  # nVERSION and its end, nFILDES with its byte, or the beginning of nINSTREAM
+            asked += line.recv(9 - len(asked))
+        if asked.startswith(b"nVERSION"):
+            line.sendall(b"ClamAV 1.4.6/27432/Tue Nov 24 09:12:00 2026\n")
+        elif self._reply is None:
+            self._silent.append(line.dup())
+        else:
+            line.sendall(self._reply)
+            line.shutdown(socket.SHUT_WR)
+            while line.recv(4096):
+                pass
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)

@@ -84,7 +84,7 @@ class Run:
         (child,) = psutil.Process(self.process.pid).children()
         return child
 
-    def strangers(self) -> list[str]:
+    def strangers(self) -> list[psutil.Process]:
         """Processes of this run that are left, wherever they hang now: they have its folder in their environment or
         on their command line."""
         found = []
@@ -92,7 +92,7 @@ class Run:
             with contextlib.suppress(psutil.Error):
                 words = [*process.cmdline(), process.environ().get("AIRLOCK_VAR_DIR", "")]
                 if process.pid != os.getpid() and any(str(self.var) in word for word in words):
-                    found.append(f"{process.pid} {process.cmdline()}")
+                    found.append(process)
         return found
 
     def gone(self, family: list[psutil.Process]) -> None:
@@ -120,3 +120,7 @@ def started(var: Path, port: int, **more: str) -> Iterator[Run]:
             except subprocess.TimeoutExpired:
                 run.process.kill()
                 run.process.wait()
+        # After a test that failed: what should not be there must not disturb the others.
+        for process in run.strangers():
+            with contextlib.suppress(psutil.Error):
+                process.kill()

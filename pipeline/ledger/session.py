@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from sqlalchemy import exc, text
 
 from pipeline.errors import Conflict, LedgerUnavailable
-from pipeline.ledger import schema
 from pipeline.ledger.connect import BEGIN, PATIENCE_S, open_engine
 from pipeline.ledger.queries import Transaction
 
@@ -75,11 +74,15 @@ class Ledger:
 
     def upgrade(self) -> None:
         """Bring the tables to the newest revision. Of several processes that start at once one does it, in turn."""
+        from pipeline.ledger import schema  # with it comes alembic: ten MiB that a process at work never needs
+
         with _translated(), self._engine.connect().execution_options(**BEGIN["write"]) as connection:
             schema.upgrade(connection)
 
     def revision(self) -> tuple[str | None, str]:
         """The tables' revision (None: there are none) and the newest this code has."""
+        from pipeline.ledger import schema
+
         with _translated(), self._engine.connect().execution_options(**BEGIN["read"]) as connection:
             return schema.current(connection), schema.newest()
 

@@ -83,7 +83,7 @@ class World:
         document_id = uuid4()
         sha256 = hashlib.sha256(body).hexdigest()
         key = key_of("standard", tenant, document_id)
-        with self.services.quarantine.create(key, ObjectHeaders("text/csv", 'attachment; filename="a.csv"')) as writer:
+        with self.services.quarantine.create(key, ObjectHeaders()) as writer:
             writer.write(body)
             stat = writer.commit(sha256)
         new = NewDocument(

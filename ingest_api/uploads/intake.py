@@ -16,7 +16,6 @@ import anyio
 from ingest_api.problems import EmptyFile
 from ingest_api.uploads.digests import Checks
 from ingest_api.uploads.landing import Incoming, Landing
-from ingest_api.uploads.names import attachment
 from ingest_api.uploads.recorder import Entry, Recorder
 from ingest_api.web import Threads
 from pipeline.documents import Event, NewDocument, Replay
@@ -76,7 +75,9 @@ class Intake:
                 field,
                 name,
                 declared,
-                ObjectHeaders(declared or "application/octet-stream", attachment(name)),
+                # Nothing of the sender's goes with the bytes: type and name are in the row, and promotion writes what
+                # was detected beside the copy that is served.
+                ObjectHeaders(),
                 size,
             ),
             self.threads,

@@ -1,4 +1,4 @@
-"""What a sender calls a file: cleaned for showing, and written into a Content-Disposition (RFC 6266).
+"""What a sender calls a file, cleaned for showing.
 
 A name is only ever shown and compared. No key, path, URL or log line holds it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from multipart import content_disposition_unquote, parse_options_header  # type: ignore[import-untyped]
 
@@ -45,14 +45,6 @@ def _cut(text: str) -> str:
     # "ignore" drops the half of a character that the cut may leave.
     kept = body.encode()[: LONGEST - len(tail.encode())].decode("utf-8", "ignore")
     return kept + tail
-
-
-def attachment(name: str | None) -> str:
-    """A Content-Disposition that makes every browser save the file under its name: printable ASCII only."""
-    if name is None:
-        return "attachment"
-    plain = "".join(char if char.isascii() and char.isprintable() and char not in '"\\%' else "_" for char in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def name_in_disposition(value: str) -> str | None:

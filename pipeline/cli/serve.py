@@ -42,7 +42,7 @@ def serve(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http="ingest_api.wire:BoundedHttp",  # by name, like the app: httptools with bounds on heads and time
         ws="none",
         lifespan="on",
         access_log=False,

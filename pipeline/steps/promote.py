@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from pipeline.disposition import attachment
 from pipeline.documents import Advance, Document, Job, Part, VerdictRecord
 from pipeline.errors import ObjectNotFound, PreconditionFailed, StepRefused
 from pipeline.hand import Hand
@@ -77,7 +78,6 @@ def _copy(document: Document, part: Part, services: Services) -> Part:
     headers = None
     if part.name == "original":
         # The type that was detected is what is served, never the one that was claimed.
-        kept = services.quarantine.head(part.source.key, part.source.version).headers
-        headers = ObjectHeaders(part.media_type, kept.content_disposition or "attachment", kept.metadata)
+        headers = ObjectHeaders(part.media_type, attachment(document.name))
     stat = services.serving.copy(part.source, key, headers, sha256=part.sha256)
     return replace(part, served=stat.ref)

@@ -34,7 +34,7 @@ def test_a_clean_document_becomes_available_with_its_bytes_and_leaves_quarantine
     assert world.quarantined() == []
     headers = world.services.serving.head(document.served.key).headers
     assert headers.content_type == "text/plain"  # what it is, not what it was said to be
-    assert headers.content_disposition == 'attachment; filename="a.csv"'
+    assert headers.content_disposition == "attachment; filename=\"a.csv\"; filename*=UTF-8''a.csv"
     states = [event.to for event in world.history(document_id)]
     assert states == [State.QUARANTINED, State.CLEAN, State.RECOGNIZED, State.APPROVED, State.AVAILABLE]
     assert violations(world.services, at_rest=True) == []

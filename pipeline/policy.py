@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import Misconfigured
 from pipeline.storage.keys import NAME
@@ -59,6 +59,14 @@ class Scan(_Section):
 
     required: frozenset[Literal["mime", "structure", "clamav"]] = Field(min_length=1)
     max_signature_age_days: float = Field(gt=0)
+
+    @field_validator("required")
+    @classmethod
+    def _has_an_engine(cls, names: frozenset[str]) -> frozenset[str]:
+        # Type and structure checks can refuse; only an engine that knows malware can say clean.
+        if "clamav" not in names:
+            raise ValueError("an antivirus engine must be among them: add 'clamav'")
+        return names
 
 
 class OcrMode(StrEnum):

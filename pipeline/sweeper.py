@@ -48,6 +48,7 @@ def reconcile(services: Services) -> dict[str, int]:
             "unserved": remove_stray_from_serving,
             "aborted": abort_unfinished,
             "spool": clear_spool,
+            "forgotten": forget_idempotency_keys,
         },
     )
 
@@ -188,6 +189,12 @@ def abort_unfinished(services: Services) -> int:
     age = timedelta(seconds=services.settings.orphan_after_seconds)
     stores = (services.quarantine, services.serving)
     return sum(store.abort_stale_uploads(age) for store in stores if isinstance(store, Sweepable))
+
+
+def forget_idempotency_keys(services: Services) -> int:
+    """Forget Idempotency-Keys after a day: nobody retries for longer, and the table must not grow for ever."""
+    with services.ledger.begin(durable=False) as tx:
+        return tx.forget_replays(older_than=timedelta(days=1))
 
 
 def clear_spool(services: Services) -> int:

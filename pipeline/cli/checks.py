@@ -36,8 +36,8 @@ class Finding:
         return {"ok": self.ok, **asdict(self)}
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Ask every part, one after another. Never raises."""
+def examine(settings: Settings, *, deep: bool = False) -> list[Finding]:
+    """Ask every part, one after another; `deep`: the invariants too. Never raises."""
     try:
         services = Services(settings)
     except AirlockError as exc:
@@ -54,6 +54,7 @@ def examine(settings: Settings) -> list[Finding]:
         "tesseract": _tesseract,
         "receipts": _receipts,
         "disk": _disk,
+        **({"invariants": _invariants} if deep else {}),
     }
     try:
         return [_asked(name, check, services) for name, check in checks.items()]
@@ -69,6 +70,13 @@ def _asked(name: str, check: Callable[[Services], Finding], services: Services) 
     except Exception as exc:  # noqa: BLE001 - whatever it is, the part is not known to be well
         # The words of a foreign error may hold an address with its password.
         return Finding(name, "cannot be asked", (f"Asking it ended in {type(exc).__name__}.",))
+
+
+def _invariants(services: Services) -> Finding:
+    from pipeline.invariants import ALWAYS, violations
+
+    found = tuple(violations(services))
+    return Finding("invariants", f"{len(ALWAYS)} of them, {len(found)} violations", found)
 
 
 def _settings(services: Services) -> Finding:

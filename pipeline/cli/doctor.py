@@ -10,13 +10,18 @@ import typer
 from pipeline.cli.console import plain, say
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For a program to read.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every served object and every history: takes its time.")
+    ] = False,
+) -> None:
     """Check everything that Airlock needs: reachable, current, fit. The exit code is 0 only if nothing is wrong."""
     from pipeline.cli.checks import examine
     from pipeline.cli.running import settings_of_running
 
     settings = settings_of_running()
-    findings = examine(settings)
+    findings = examine(settings, deep=deep)
     well = all(finding.ok for finding in findings)
     if as_json:
         say(json.dumps({"ok": well, "parts": [finding.shown() for finding in findings]}, indent=2))

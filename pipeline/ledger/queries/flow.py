@@ -107,7 +107,7 @@ class FlowQueries(WritingQueries):
         if keep is not None and to in WORKING:
             columns |= {"lease_owner": job.owner, "lease_until": head.now + span_ms(keep)}
             columns |= {"attempt": job.attempt + 1, "tries": 1}
-        if self._write(SETTLE.values(**columns, **ends), _fence(job)).rowcount != 1:
+        if self._write(SETTLE, columns | ends | _fence(job)).rowcount != 1:
             raise LeaseLost
         self._write(ADD_EVENT, rows)
         learnt_parts = self._learn(head.document_id, advances, head.now)

@@ -129,7 +129,7 @@ def other(name: str, folder: Path) -> Iterator[Server]:
 def _form_parser(folder: Path) -> Path:
     # FastAPI's form parser takes the same module name as ours, so the two cannot live in one environment.
     place = folder / "python-multipart"
-    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", str(place), "python-multipart"]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(place), "python-multipart"]
     if not place.exists() and _failed(install):
         raise NotHere("python-multipart cannot be installed here")
     return place

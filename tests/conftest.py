@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from tests.servers.gcs_double import GCSDouble, gcs_double
 from tests.servers.mariadb import Installation, installation
 from tests.servers.postgres import Cluster, cluster
 from tests.servers.rabbitmq import rabbitmq
@@ -50,6 +51,15 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         for name, value in server.environment().items():
             environment.setenv(name, value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCSDouble]:
+    """One double for the whole run; its key file is in the environment, where the SDK looks for it."""
+    with gcs_double(tmp_path_factory.mktemp("gcs")) as double, pytest.MonkeyPatch.context() as environment:
+        for name, value in double.environment().items():
+            environment.setenv(name, value)
+        yield double
 
 
 @pytest.fixture(autouse=True, scope="session")

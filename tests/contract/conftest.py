@@ -8,17 +8,6 @@ import pytest
 
 from tests.contract import backends
 from tests.contract.backends import Backend
-from tests.servers.gcs_double import GCSDouble, gcs_double
-
-
-@pytest.fixture(scope="session")
-def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCSDouble]:
-    """One double for the whole run; its key file is in the environment, where the SDK looks for it."""
-    with gcs_double(tmp_path_factory.mktemp("gcs")) as double, pytest.MonkeyPatch.context() as environment:
-        for name, value in double.environment().items():
-            environment.setenv(name, value)
-        yield double
-
 
 FOLDERS = {"local": backends.local, "memory": backends.memory}
 S3 = {"s3-versioned": backends.s3_versioned, "s3-plain": backends.s3_plain}

@@ -24,6 +24,7 @@ STACKS = {
     "SeaweedFS, PostgreSQL, Redis": ("s3", "postgres", "redis_url"),
     "SeaweedFS, PostgreSQL, RabbitMQ": ("s3", "postgres", "rabbitmq_url"),
     "files, MariaDB, RabbitMQ": ("files", "mariadb", "rabbitmq_url"),
+    "Cloud Storage, SQLite, Redis": ("gcs", "sqlite", "redis_url"),
 }
 
 
@@ -36,8 +37,8 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with contextlib.ExitStack() as parts:
         engine = parts.enter_context(clamd(tmp / "clamd"))
         environment |= {"AIRLOCK_CLAMD_URL": engine.unix}
-        if store == "s3":
-            server = request.getfixturevalue("s3_server")
+        if store != "files":
+            server = request.getfixturevalue(f"{store}_server")
             environment |= server.environment()
             mark = request.param.replace(",", "").replace(" ", "-").lower()
             environment |= {

@@ -147,5 +147,7 @@ class Report:
     def table(self) -> str:
         """All lines as a Markdown table, in the goals' order."""
         ordered = sorted(self.lines, key=lambda line: int(line.number.rstrip("abcdefgh")))
-        rows = [f"| {one.number} | {one.goal} | {one.measured} | {one.mark or ''} |" for one in ordered]
+        bar = "\\|"  # a bar inside a cell would end it
+        cells = [[one.number, one.goal, one.measured, one.mark or ""] for one in ordered]
+        rows = [f"| {' | '.join(cell.replace('|', bar) for cell in row)} |" for row in cells]
         return "\n".join(["| # | goal | measured | |", "|---|---|---|---|", *rows])

@@ -87,16 +87,9 @@ def large(report: Report, folder: Path, ours: Airlock, sizes: Sizes) -> None:
     _random_file(file, sizes.large)
     copy = folder / "copy.bin"
 
-    def tee() -> float:
+    def tee(then: str = "") -> float:
         with file.open("rb") as source:
-            line = ["sh", "-c", 'tee "$0" | openssl dgst -sha256', str(copy)]
-            took = seconds(lambda: subprocess.run(line, stdin=source, check=True, stdout=subprocess.DEVNULL))
-        copy.unlink()
-        return took
-
-    def tee_synced() -> float:
-        with file.open("rb") as source:
-            line = ["sh", "-c", 'tee "$0" | openssl dgst -sha256; sync "$0"', str(copy)]
+            line = ["sh", "-c", f'tee "$0" | openssl dgst -sha256{then}', str(copy)]
             took = seconds(lambda: subprocess.run(line, stdin=source, check=True, stdout=subprocess.DEVNULL))
         copy.unlink()
         return took
@@ -113,7 +106,7 @@ def large(report: Report, folder: Path, ours: Airlock, sizes: Sizes) -> None:
             "raw": lambda: swept(send_file(ours.raw(), file)),
             "form": lambda: swept(send_file(ours.form(), file, BEFORE, AFTER)),
             "tee": tee,
-            "tee synced": tee_synced,
+            "tee synced": lambda: tee('; sync "$0"'),
             "uploadfile": lambda: send_file(as_form, file, BEFORE, AFTER),
             "sink": lambda: send_file(sink.target, file),
         }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from pipeline.documents import Advance, Job
-from pipeline.errors import AirlockError, LeaseLost
+from pipeline.errors import AirlockError, LeaseLost, LedgerUnavailable
 from pipeline.services import Services
 from pipeline.telemetry import logger
 
 log = logger(__name__)
+
+AGAIN = (0.05, 0.3, 1.0)  # seconds between tries to write what a step decided
 
 
 class Lease:
@@ -41,13 +44,27 @@ class Lease:
         """Write what the steps decided, in one transaction; go on holding the lease if `keep`."""
         with self._lock:
             self.check()
-            with self._ledger.begin() as tx:
-                job = tx.settle(self.job, advances, keep=self._length if keep else None)
+            job = self._settle(advances, keep=keep)
             if job is not None:
                 self.job = job
             else:
                 self._over.set()
             return job
+
+    def _settle(self, advances: Sequence[Advance], *, keep: bool) -> Job | None:
+        """Minutes of work hang on this write, so a database that is away for a moment is asked again.
+
+        That is safe: if the first try was committed and only its answer was lost, the fence refuses the second.
+        """
+        for pause in (*AGAIN, None):
+            try:
+                with self._ledger.begin() as tx:
+                    return tx.settle(self.job, advances, keep=self._length if keep else None)
+            except LedgerUnavailable:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+        raise AssertionError
 
     def release(self, *, delay: timedelta, counted: bool, waiting_for: str | None) -> None:
         """Give the document back in the state it has, to be claimed again after `delay`."""

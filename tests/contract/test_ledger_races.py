@@ -136,9 +136,11 @@ def test_events_are_relayed_in_order_for_each_document_while_many_write(ledger: 
 
     with ThreadPoolExecutor(9) as pool:
         relaying = pool.submit(relay_on)
-        for future in [pool.submit(work, document_id) for document_id in ids]:
-            future.result()
-        done.set()
+        try:
+            for future in [pool.submit(work, document_id) for document_id in ids]:
+                future.result()
+        finally:
+            done.set()  # a writer that failed must end the test, not hang it
         relaying.result()
     told: dict[UUID, list[int]] = defaultdict(list)
     for event in seen:

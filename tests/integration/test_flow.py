@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BadRequest, Conflict, DigestMismatch
+from pipeline.errors import BadRequest, Conflict, DigestMismatch, LedgerUnavailable
 from pipeline.invariants import violations
 from pipeline.receipts import verify_receipt
 from pipeline.states import WORKING, Reason, State
@@ -195,6 +196,25 @@ def test_a_superseded_worker_commits_nothing(world: World) -> None:
     assert once.is_set()
     assert world.document(document_id).state is State.AVAILABLE
     assert [event.to for event in world.history(document_id)].count(State.CLEAN) == 1
+    assert violations(world.services, at_rest=True) == []
+
+
+def test_a_ledger_that_is_away_for_a_moment_costs_no_work(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    document_id = world.land()
+    begin, failed = world.services.ledger.begin, []
+
+    @contextlib.contextmanager
+    def flaky(**options: bool) -> Iterator[object]:
+        with begin(**options) as tx:
+            yield tx
+            if options.get("durable", True) and len(failed) < 2:
+                failed.append(tx)
+                raise LedgerUnavailable  # a deadlock's victim: rolled back
+
+    monkeypatch.setattr(world.services.ledger, "begin", flaky)
+    assert world.run(document_id) is State.AVAILABLE
+    assert len(failed) == 2
+    assert len(world.clamav.scanned) == 1  # nothing was scanned again
     assert violations(world.services, at_rest=True) == []
 
 

@@ -14,12 +14,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, bindparam, or_, select, update
+from sqlalchemy import and_, bindparam, or_, select
 
 from pipeline.documents import Advance, Job
 from pipeline.errors import LeaseLost
 from pipeline.ledger.clock import now_ms, span_ms
 from pipeline.ledger.models import documents
+from pipeline.ledger.queries.base import locking, updated
 from pipeline.ledger.queries.documents import ONE
 from pipeline.ledger.queries.writing import ADD_EVENT, Head, Move, WritingQueries, advanced, changed, links
 from pipeline.ledger.rows import Columns, Line, document_of
@@ -27,7 +28,7 @@ from pipeline.states import WORKING, State, may_move
 
 FREE = or_(documents.c.lease_until.is_(None), documents.c.lease_until < now_ms())
 CLAIM = (
-    update(documents)
+    updated(documents)
     .where(
         documents.c.id == bindparam("document_id"),
         documents.c.state.in_(bindparam("ready", expanding=True)),
@@ -48,8 +49,8 @@ MINE = and_(
     documents.c.attempt == bindparam("its_attempt"),
     documents.c.lease_owner == bindparam("its_owner"),
 )
-LOCK_MINE = select(documents.c.last_seq, documents.c.last_hash, now_ms().label("now")).where(MINE).with_for_update()
-SETTLE = update(documents).where(MINE)
+LOCK_MINE = locking(select(documents.c.last_seq, documents.c.last_hash, now_ms().label("now")).where(MINE), documents)
+SETTLE = updated(documents).where(MINE)
 RENEW = SETTLE.values(lease_until=now_ms() + bindparam("lease"))
 RELEASE = SETTLE.values(
     lease_owner=None,

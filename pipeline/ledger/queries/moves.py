@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, select
 
 from pipeline.documents import Document, Event, Json, NewDocument
 from pipeline.errors import Conflict, NotFound, ObjectExists
 from pipeline.ledger.clock import now_ms
 from pipeline.ledger.models import documents, events
+from pipeline.ledger.queries.base import locking, updated
 from pipeline.ledger.queries.writing import Head, Move, WritingQueries, entering, learnt, refuse_unstorable
 from pipeline.ledger.rows import Columns, Line, new_document_columns
 from pipeline.states import WORKING, Reason, State, may_move
 
 ADD = insert(documents)
-LOCK = (
+LOCK = locking(
     select(
         documents.c.tenant,
         documents.c.state,
@@ -26,11 +27,10 @@ LOCK = (
         documents.c.last_seq,
         documents.c.last_hash,
         now_ms().label("now"),
-    )
-    .where(documents.c.id == bindparam("document_id"))
-    .with_for_update()
+    ).where(documents.c.id == bindparam("document_id")),
+    documents,
 )
-MOVE = update(documents).where(documents.c.id == bindparam("its_id"))
+MOVE = updated(documents).where(documents.c.id == bindparam("its_id"))
 FAILED_IN = select(events.c.start).where(
     events.c.document_id == bindparam("document_id"), events.c.seq == bindparam("last")
 )

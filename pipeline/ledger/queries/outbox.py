@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, select
 
 from pipeline.documents import Event
 from pipeline.ledger.clock import now_ms, span_ms
 from pipeline.ledger.models import events
-from pipeline.ledger.queries.base import Statements, chunks
+from pipeline.ledger.queries.base import Statements, chunks, updated
 from pipeline.ledger.rows import event_of
 
 UNRELAYED = (
@@ -20,7 +20,7 @@ UNRELAYED = (
     .limit(bindparam("at_most"))
 )
 RELAYED = (
-    update(events)
+    updated(events)
     .where(events.c.id.in_(bindparam("ids", expanding=True)), events.c.relayed_at.is_(None))
     .values(relayed_at=now_ms())
 )

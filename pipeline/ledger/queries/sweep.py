@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, func, select
 
 from pipeline.documents import Document
 from pipeline.ledger.clock import now_ms, span_ms
 from pipeline.ledger.models import documents
-from pipeline.ledger.queries.base import Statements, chunks
+from pipeline.ledger.queries.base import Statements, chunks, updated
 from pipeline.ledger.queries.flow import FREE
 from pipeline.ledger.rows import Line
 from pipeline.states import WORKING, State
@@ -37,11 +37,11 @@ LAPSED = (
     .limit(bindparam("at_most"))
     .with_for_update(skip_locked=True)
 )
-NUDGED = update(documents).where(documents.c.id.in_(bindparam("ids", expanding=True))).values(nudged_at=now_ms())
+NUDGED = updated(documents).where(documents.c.id.in_(bindparam("ids", expanding=True))).values(nudged_at=now_ms())
 TO_ERASE = (
     select(documents).where(documents.c.erase_at <= now_ms()).order_by(documents.c.erase_at).limit(bindparam("at_most"))
 )
-ERASED = update(documents).where(documents.c.id == bindparam("its_id")).values(erase_at=None, erased_at=now_ms())
+ERASED = updated(documents).where(documents.c.id == bindparam("its_id")).values(erase_at=None, erased_at=now_ms())
 ERASED_IN = ERASED.where(documents.c.state == bindparam("its_state"))
 TO_EXPIRE = (
     select(documents.c.id)

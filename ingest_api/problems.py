@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from pipeline.errors import AirlockError, BadRequest, NotFound, TooMany, Unauthorized
 from pipeline.telemetry import logger
@@ -18,6 +19,7 @@ from pipeline.telemetry import logger
 log = logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 RETRY_AFTER = 5  # seconds, where a part of the service is away
 
 
@@ -143,7 +145,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _framework(request: Request, error: HTTPException) -> Response:
-        return render(named(error), correlation_of(request.scope))
+        return render(
+            named(error, _allowed(request) if error.status_code == 405 else ""), correlation_of(request.scope)
+        )
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -159,13 +163,23 @@ def install(app: FastAPI) -> None:
         return render(InvalidParameters(f"{detail}.", errors=wrong), correlation_of(request.scope))
 
 
-def named(error: HTTPException) -> AirlockError:
+def _allowed(request: Request) -> str:
+    """Every method of this address: the framework names those of one route, and an address may have several."""
+    scope = dict(request.scope)
+
+    def takes(method: str) -> bool:
+        scope["method"] = method
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(takes, _METHODS))
+
+
+def named(error: HTTPException, allow: str = "") -> AirlockError:
     """The framework's error as one of ours."""
     match error.status_code:
         case 404:
             return NotFound("There is nothing at this address.")
         case 405:
-            allow = (error.headers or {}).get("Allow") or (error.headers or {}).get("allow", "")
             return MethodNotAllowed(f"This address takes {allow or 'other methods'}.", _headers={"Allow": allow})
         case status if status < 500:
             return BadRequest(str(error.detail))

@@ -20,6 +20,9 @@ log = logger(__name__)
 
 HEAD_BYTES = 64 << 10  # request line and headers; a header counts 32 bytes more than it has, as in HTTP/2
 HEAD_SECONDS = 30.0
+# Between one piece of a body and the next there is a line of a few bytes. What has no end there (a trailer, above all)
+# the parser keeps until it has one, and copies each time it grows.
+BETWEEN_BYTES = 64 << 10
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -31,6 +34,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._application = self.app
         self._in_head = True
         self._head = 0
+        self._between = 0  # bytes of an open body that were none of its content, since its last content
+        self._idle = True  # no request is open: the next byte begins a head
+        self._begun = 0  # heads that began in the packet that is being parsed
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,26 +50,49 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, then see whether a head is still open that has grown too large."""
+        """Parse, then see whether a head, or what is between two pieces of a body, is open and has grown too large."""
+        at_start, self._begun = self._idle, 0
+        self._between += len(data)
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        # A head that began somewhere inside this packet, behind other requests, is counted from the next packet on.
+        if self._in_head and (self._begun == 0 or (at_start and self._begun == 1)):
             self._head += len(data)
             if self._head > HEAD_BYTES:
                 self._refuse(_head_too_large())
+        elif not self._in_head and not self._idle and self._between > BETWEEN_BYTES:
+            self._refuse(
+                HeadTooLarge(
+                    f"Trailers and chunk extensions may have {BETWEEN_BYTES} bytes.",
+                    limit={"name": "trailer_bytes", "value": BETWEEN_BYTES},
+                )
+            )
 
     def on_message_begin(self) -> None:
         """A new head."""
         super().on_message_begin()
-        self._in_head, self._head = True, 0
+        self._in_head, self._head, self._idle = True, 0, False
+        self._begun += 1
         self._start_clock()
 
     def on_headers_complete(self) -> None:
         """The head is whole; one that came at once, in one packet, is measured here."""
-        self._in_head = False
+        self._in_head, self._between = False, 0
         self._stop_clock()
         size = len(self.url) + sum(len(name) + len(value) + 32 for name, value in self.headers)
         self.app = self._application if size <= HEAD_BYTES else _too_large
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Content came."""
+        self._between = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        self._idle = True
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP gets a problem document too."""

@@ -179,6 +179,9 @@ def _refuse_unread(request: Request, web: Web, boundary: str | None) -> None:
             coding=coding if coding in {"gzip", "br", "deflate", "zstd", "compress"} else "other",
             _headers={"Accept-Encoding": "identity"},
         )
+    if request.headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+        # Its other codings would be left on the bytes, and the bytes called the file.
+        raise UnsupportedContent("Of the transfer codings only chunked is taken.", coding="other")
     length = request.headers.get("content-length")
     limits = web.services.policy.limits
     if length is None:

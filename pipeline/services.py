@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.errors import Misconfigured
 from pipeline.keyfiles import made_once
@@ -35,12 +35,25 @@ if TYPE_CHECKING:
     from scanners.sandbox import Sandbox
 
 
+def _place(url: str) -> tuple[str, str, str]:
+    """What tells two buckets apart: options such as a region do not."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return "file", "", str(Path(unquote(parts.path)).resolve())
+    return parts.scheme, parts.netloc, parse_qs(parts.query).get("endpoint", [""])[-1]
+
+
 class Services:
     """Everything a step, a route or a command works with."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"  # who holds our leases
+        if _place(settings.quarantine) == _place(settings.serving):
+            raise Misconfigured(
+                "AIRLOCK_QUARANTINE_URL and AIRLOCK_SERVING_URL name the same bucket: what nobody has looked at yet "
+                "would lie where everybody reads. Name two."
+            )
         if urlsplit(settings.quarantine).scheme != urlsplit(settings.serving).scheme:
             raise Misconfigured(
                 "AIRLOCK_QUARANTINE_URL and AIRLOCK_SERVING_URL must name buckets of the same kind: "

@@ -63,7 +63,17 @@ def configure_logging(level: str = "INFO", *, json: bool = True) -> None:
     root.handlers = [out]
     root.setLevel(level)
     # These say every request or message at INFO; ours say what matters once.
-    for noisy in ("botocore", "urllib3", "httpx", "httpcore", "kombu", "amqp", "alembic", "celery.worker.strategy"):
+    for noisy in (
+        "botocore",
+        "urllib3",
+        "httpx",
+        "httpcore",
+        "kombu",
+        "amqp",
+        "alembic",
+        "celery.worker.strategy",
+        "celery.app.trace",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

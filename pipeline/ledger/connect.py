@@ -75,10 +75,10 @@ def _target(url: str) -> URL:
     except (exc.ArgumentError, KeyError, ValueError):
         # The URL itself may hold a password: it is not repeated here, nor is the error that quotes it.
         raise Misconfigured(
-            "the ledger's URL must begin with sqlite://, postgresql://, mysql:// or mariadb://"
+            "AIRLOCK_DATABASE_URL must begin with sqlite://, postgresql://, mysql:// or mariadb://."
         ) from None
     if target.get_backend_name() == "sqlite" and target.database in (None, "", ":memory:"):
-        raise Misconfigured("the ledger needs a file: in memory each connection would have a database of its own")
+        raise Misconfigured("SQLite needs a file: in memory each connection would have a database of its own.")
     return target
 
 

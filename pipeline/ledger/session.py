@@ -109,4 +109,6 @@ def _translated() -> Iterator[None]:
     except OURS:
         raise
     except (exc.DBAPIError, exc.TimeoutError) as error:  # TimeoutError: every connection of the pool is in use
-        raise LedgerUnavailable from error
+        raise LedgerUnavailable(
+            "The database cannot be reached, or is busy: see that it runs, and that AIRLOCK_DATABASE_URL is right."
+        ) from error

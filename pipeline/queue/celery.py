@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pipeline.documents import Lane
-from pipeline.errors import LedgerUnavailable, QueueUnavailable
+from pipeline.errors import LedgerUnavailable, Misconfigured, QueueUnavailable
 from pipeline.settings import Settings
 from pipeline.telemetry import configure_logging, logger
 
@@ -33,6 +33,7 @@ def make_app(settings: Settings) -> Celery:
     from kombu import Exchange, Queue
 
     broker = settings.broker_url.get_secret_value()
+    _must_be_known(broker)
     options: dict[str, object] = {}
     if broker.startswith(("redis", "valkey")):
         # Longer than any task: a message that still runs must not come again merely because time passed.
@@ -74,6 +75,19 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
+def _must_be_known(broker: str) -> None:
+    from kombu.transport import get_transport_cls
+
+    try:
+        get_transport_cls(broker.partition("://")[0].partition("+")[0])
+    except KeyError:
+        raise Misconfigured(
+            "AIRLOCK_BROKER_URL names no known kind of broker: it looks like redis://, rediss://, amqp:// or amqps://..."
+        ) from None
+    except ImportError:
+        raise Misconfigured("AIRLOCK_BROKER_URL names a broker whose Python package is not installed.") from None
+
+
 class CeleryQueue:
     """Publishes document ids."""
 
@@ -82,9 +96,6 @@ class CeleryQueue:
 
     def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0) -> None:
         """See `Queue.ring`: published once the broker has confirmed it, within a few seconds or not at all."""
-        from kombu.exceptions import KombuError
-        from kombu.exceptions import OperationalError as BrokerError
-
         try:
             self._app.send_task(
                 TASK,
@@ -94,7 +105,9 @@ class CeleryQueue:
                 retry=True,
                 retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
             )
-        except (BrokerError, KombuError, OSError) as exc:
+        except Exception as exc:
+            # Whatever it was (kombu lets some of its transports' own errors through): nobody was told. The caller has
+            # committed by now, and must not take this for an error of its own.
             raise QueueUnavailable("The broker cannot be reached; the document waits in the database.") from exc
 
     def ping(self) -> None:

@@ -56,7 +56,9 @@ def open_store(url: str, *, signer: LocalSigner | None = None, sources: Sequence
             from pipeline.storage.gcs import open_gcs
 
             return open_gcs(parts.netloc, endpoint=options.get("endpoint"))
-    raise Misconfigured("A bucket's URL is file:///dir, s3://bucket, gs://bucket or memory://name.")
+    raise Misconfigured(
+        "AIRLOCK_QUARANTINE_URL and AIRLOCK_SERVING_URL look like file:///dir, s3://bucket, gs://bucket or memory://name."
+    )
 
 
 def _only(options: dict[str, str], *known: str) -> None:

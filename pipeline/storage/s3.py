@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ClientError
 
 from pipeline.errors import (
     ChecksumMismatch,
@@ -256,15 +256,12 @@ class S3Store:
         """See Provisionable."""
         region = self.client.meta.region_name
         place: Any = {"CreateBucketConfiguration": {"LocationConstraint": region}}
-        try:
-            self.client.create_bucket(Bucket=self.bucket, **({} if region in (None, "", "us-east-1") else place))
-        except ClientError as error:
-            if code_of(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                with translated():
+        with translated():
+            try:
+                self.client.create_bucket(Bucket=self.bucket, **({} if region in (None, "", "us-east-1") else place))
+            except ClientError as error:
+                if code_of(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                     raise
-        except HTTPClientError:
-            with translated():
-                raise
 
     def abort_stale_uploads(self, older_than: timedelta) -> int:
         """See Sweepable."""

@@ -23,7 +23,13 @@ _MISSING = {"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NotFound", "404", "Me
 _PRECONDITION = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
 _LATER = {"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestTimeTooSkewed", "OperationAborted"}
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401"}
-_UNREACHED = (boto.HTTPClientError, boto.IncompleteReadError, boto.ResponseStreamingError, boto.FlexibleChecksumError)
+_UNREACHED = (
+    boto.ConnectionError,  # refused, or no answer to the first packet; the SDK does not count it among HTTPClientError
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+    boto.ResponseStreamingError,
+    boto.FlexibleChecksumError,
+)
 _SETTINGS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -43,7 +49,9 @@ def translated() -> Iterator[None]:
     except _SETTINGS:
         raise Misconfigured("The S3 credentials or region are missing or cannot be read.") from None
     except _UNREACHED:
-        raise StoreUnavailable("S3 cannot be reached, or broke off.") from None
+        raise StoreUnavailable(
+            "S3 cannot be reached, or broke off: see that it runs, and the endpoint in the bucket's URL."
+        ) from None
     except BotoCoreError as error:
         raise StoreError(f"The S3 call cannot be made ({type(error).__name__}).") from None
 

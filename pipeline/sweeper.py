@@ -6,29 +6,24 @@ elect, and two beats are merely safer than one.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from itertools import islice
-from uuid import UUID
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 
-from pipeline.documents import Filters, NewDocument
 from pipeline.erase import erase
-from pipeline.errors import AirlockError, Conflict, QueueUnavailable
+from pipeline.errors import AirlockError, Conflict, LedgerUnavailable, QueueUnavailable, StoreUnavailable
 from pipeline.lanes import lane_of
 from pipeline.outbox import relay
 from pipeline.services import Services
-from pipeline.states import SERVED, WORKING, Reason, State
-from pipeline.storage.base import ObjectStat, ObjectStore, Sweepable
-from pipeline.storage.keys import Place, parse
+from pipeline.states import WORKING, Reason, State
+from pipeline.storage.base import Sweepable
+from pipeline.strays import adopt_unannounced, remove_stray_from_quarantine, remove_stray_from_serving
 from pipeline.telemetry import logger
 
 log = logger(__name__)
-
-Pair = tuple[ObjectStat, Place]
 
 BATCH = 500
 PASSES = 100  # bounds one sweep; what is left is the next one's
@@ -45,6 +40,7 @@ def reconcile(services: Services) -> dict[str, int]:
         services,
         {
             "adopted": adopt_unannounced,
+            "unneeded": remove_stray_from_quarantine,
             "unserved": remove_stray_from_serving,
             "aborted": abort_unfinished,
             "spool": clear_spool,
@@ -109,79 +105,18 @@ def erase_due(services: Services) -> int:
     """Remove the objects of documents that no longer need them."""
     with services.ledger.reading() as tx:
         due = tx.due_for_erasure(limit=BATCH)
+    erased = 0
     for document in due:
-        erase(document, services)
-    return len(due)
-
-
-def adopt_unannounced(services: Services) -> int:
-    """Make documents of quarantined objects that no row knows: an event was lost, or the API died before its commit.
-
-    Adopting is safe where deleting is not: the sender may believe that the bytes arrived, and nothing is served without
-    its own clean verdict anyway. But a sender who got no answer has sent them again: then the stray is a double, and
-    goes.
-    """
-    adopted = 0
-    for stat, place in _unannounced(services):
-        if place.part != "original":
-            services.quarantine.delete(stat.ref)  # derived, and its document's row is gone: nobody can ever ask for it
-            continue
-        digest = hashlib.sha256()
-        for chunk in services.quarantine.get(stat.ref):
-            digest.update(chunk)
-        sha256 = digest.hexdigest()
-        with services.ledger.reading() as tx:
-            same, _ = tx.documents(Filters(tenant=place.tenant, sha256=sha256), limit=1)
-        if same and same[0].created_at >= stat.modified - timedelta(seconds=1):
-            services.quarantine.delete(stat.ref)
-            log.info("stray removed: it was sent again", document=str(place.document_id), instead=str(same[0].id))
-            continue
-        new = NewDocument(
-            id=place.document_id,
-            tenant=place.tenant,
-            source=stat.ref,
-            size=stat.size,
-            sha256=sha256,
-            name=None,
-            declared_type=None,
-            retention=place.retention,
-            policy_digest=services.policy.digest,
-            correlation_id=f"adopted-{place.document_id}",
-            via="adopted",
-        )
         try:
-            with services.ledger.begin() as tx:
-                event = tx.insert(new, actor="sweeper")
-        except Conflict:
-            continue  # its own transaction, or another sweeper, was first
-        services.announcer.announce([event])
-        adopted += 1
-    return adopted
-
-
-def _unannounced(services: Services) -> Iterator[Pair]:
-    for batch in _old_objects(services.quarantine, services):
-        states = _states(batch, services)
-        yield from ((stat, place) for stat, place in batch if place.document_id not in states)
-
-
-def remove_stray_from_serving(services: Services) -> int:
-    """Remove served objects whose document is not to be served (a superseded worker's late copy).
-
-    An object that no row knows is only reported: it cannot be reached through the service, and after a restore of an
-    older database it may be all that is left of a document.
-    """
-    removed = 0
-    for batch in _old_objects(services.serving, services):
-        states = _states(batch, services)
-        for stat, place in batch:
-            state = states.get(place.document_id)
-            if state is None:
-                log.error("in serving, but no document stands behind it", document=str(place.document_id))
-            elif state not in SERVED | {State.APPROVED}:
-                services.serving.delete(stat.ref)
-                removed += 1
-    return removed
+            erase(document, services)
+        except (StoreUnavailable, LedgerUnavailable):
+            raise
+        except AirlockError as exc:
+            # One that is under a legal hold, say, must not keep all others from going.
+            log.warning("not erased", error=exc.code, detail=str(exc), document=str(document.id))
+            continue
+        erased += 1
+    return erased
 
 
 def abort_unfinished(services: Services) -> int:
@@ -198,30 +133,19 @@ def forget_idempotency_keys(services: Services) -> int:
 
 
 def clear_spool(services: Services) -> int:
-    """Remove trips' folders whose worker is gone."""
+    """Remove what trips left behind whose worker is gone."""
     spool, cleared = services.settings.spool_dir, 0
     if spool.is_dir():
-        for folder in spool.iterdir():
-            age = time.time() - folder.stat().st_mtime
-            if age > services.settings.task_time_limit_seconds + services.settings.lease_seconds:
-                shutil.rmtree(folder, ignore_errors=True)
-                cleared += 1
+        for left in spool.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # its worker, or another sweeper, was first
+                age = time.time() - left.lstat().st_mtime
+                if age > services.settings.task_time_limit_seconds + services.settings.lease_seconds:
+                    if left.is_dir():
+                        shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink()
+                    cleared += 1
     return cleared
-
-
-def _old_objects(store: ObjectStore, services: Services) -> Iterator[list[Pair]]:
-    """Batches of objects whose key is ours and that are old enough not to be somebody's work in progress."""
-    before = datetime.now(UTC) - timedelta(seconds=services.settings.orphan_after_seconds)
-    ours = (
-        (stat, place) for stat in store.list() if stat.modified < before and (place := parse(stat.ref.key)) is not None
-    )
-    while batch := list(islice(ours, BATCH)):
-        yield batch
-
-
-def _states(batch: list[Pair], services: Services) -> dict[UUID, State]:
-    with services.ledger.reading() as tx:
-        return tx.states({place.document_id for _, place in batch})
 
 
 def run_beat(services: Services, stop: threading.Event) -> None:
@@ -229,11 +153,22 @@ def run_beat(services: Services, stop: threading.Event) -> None:
     work when the broker is what failed."""
     settings = services.settings
     age = timedelta(seconds=settings.relay_seconds)
-    duties: dict[Callable[[], object], float] = {
-        lambda: relay(services, older_than=age): settings.relay_seconds,
-        lambda: sweep(services): settings.sweep_seconds,
-        lambda: reconcile(services): settings.reconcile_seconds,
-    }
+    # Listing large buckets takes minutes: meanwhile what waits must still be rung for.
+    slow = threading.Thread(
+        target=_keep_time, args=({lambda: reconcile(services): settings.reconcile_seconds}, stop), name="reconcile"
+    )
+    slow.start()
+    _keep_time(
+        {
+            lambda: relay(services, older_than=age): settings.relay_seconds,
+            lambda: sweep(services): settings.sweep_seconds,
+        },
+        stop,
+    )
+    slow.join()
+
+
+def _keep_time(duties: Mapping[Callable[[], object], float], stop: threading.Event) -> None:
     due = dict.fromkeys(duties, time.monotonic())
     while not stop.is_set():
         for duty, interval in duties.items():

@@ -1,0 +1,143 @@
+"""Objects that lie where no row says so: adopted or removed, in both buckets.
+
+Like all of the sweeper's work this may run twice, at the same time, anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from uuid import UUID
+
+from pipeline.documents import Filters, NewDocument
+from pipeline.errors import AirlockError, Conflict, LedgerUnavailable, StoreUnavailable
+from pipeline.services import Services
+from pipeline.states import SERVED, State
+from pipeline.storage.base import ObjectStat, ObjectStore
+from pipeline.storage.keys import Place, parse
+from pipeline.telemetry import logger
+
+log = logger(__name__)
+
+Pair = tuple[ObjectStat, Place]
+
+BATCH = 500
+GONE = frozenset({State.AVAILABLE, State.EXPIRED, State.DELETED, State.RECALLED})  # quarantine is done with them
+
+
+def adopt_unannounced(services: Services) -> int:
+    """Make documents of quarantined objects that no row knows: an event was lost, or the API died before its commit.
+
+    Adopting is safe where deleting is not: the sender may believe that the bytes arrived, and nothing is served without
+    its own clean verdict anyway. But a sender who got no answer has sent them again: then the stray is a double, and
+    goes.
+    """
+    adopted = 0
+    for stat, place in _unannounced(services):
+        try:
+            adopted += _adopt(stat, place, services)
+        except LedgerUnavailable:
+            raise
+        except AirlockError as exc:
+            # One that cannot be read, or that another sweeper has just removed, must not hide the others.
+            log.warning("stray left as it is", error=exc.code, document=str(place.document_id))
+    return adopted
+
+
+def _adopt(stat: ObjectStat, place: Place, services: Services) -> bool:
+    if place.part != "original":
+        services.quarantine.delete(stat.ref)  # derived, and its document's row is gone: nobody can ever ask for it
+        return False
+    digest = hashlib.sha256()
+    for chunk in services.quarantine.get(stat.ref):
+        digest.update(chunk)
+    sha256 = digest.hexdigest()
+    with services.ledger.reading() as tx:
+        if tx.known({place.document_id}):
+            return False  # its own transaction, or another sweeper, was first: it would be taken for its own double
+        same, _ = tx.documents(Filters(tenant=place.tenant, sha256=sha256), limit=1)
+    if same and same[0].created_at >= stat.modified - timedelta(seconds=1):
+        services.quarantine.delete(stat.ref)
+        log.info("stray removed: it was sent again", document=str(place.document_id), instead=str(same[0].id))
+        return False
+    new = NewDocument(
+        id=place.document_id,
+        tenant=place.tenant,
+        source=stat.ref,
+        size=stat.size,
+        sha256=sha256,
+        name=None,
+        declared_type=None,
+        retention=place.retention,
+        policy_digest=services.policy.digest,
+        correlation_id=f"adopted-{place.document_id}",
+        via="adopted",
+    )
+    try:
+        with services.ledger.begin() as tx:
+            event = tx.insert(new, actor="sweeper")
+    except Conflict:
+        return False  # as above
+    services.announcer.announce([event])
+    return True
+
+
+def _unannounced(services: Services) -> Iterator[Pair]:
+    for batch in _old_objects(services.quarantine, services):
+        states = _states(batch, services)
+        yield from ((stat, place) for stat, place in batch if place.document_id not in states)
+
+
+def remove_stray_from_quarantine(services: Services) -> int:
+    """Remove what came to quarantine too late (a superseded reader's text, a signed upload sent twice), and texts that
+    their attempt left behind: the document has gone on without them."""
+    removed = 0
+    for batch in _old_objects(services.quarantine, services):
+        states = _states(batch, services)
+        for stat, place in batch:
+            state = states.get(place.document_id)
+            if state in GONE or (state is State.REJECTED and place.part != "original"):
+                try:
+                    removed += services.quarantine.delete(stat.ref)
+                except (StoreUnavailable, LedgerUnavailable):
+                    raise
+                except AirlockError as exc:
+                    log.warning("not removed from quarantine", error=exc.code, document=str(place.document_id))
+    return removed
+
+
+def remove_stray_from_serving(services: Services) -> int:
+    """Remove served objects whose document is not to be served (a superseded worker's late copy).
+
+    An object that no row knows is only reported: it cannot be reached through the service, and after a restore of an
+    older database it may be all that is left of a document.
+    """
+    removed = 0
+    for batch in _old_objects(services.serving, services):
+        states = _states(batch, services)
+        for stat, place in batch:
+            state = states.get(place.document_id)
+            if state is None:
+                log.error("in serving, but no document stands behind it", document=str(place.document_id))
+            elif state not in SERVED | {State.APPROVED, State.FAILED}:
+                # Not of a FAILED one: it may be replayed and become available between our look and our removal.
+                services.serving.delete(stat.ref)
+                removed += 1
+    return removed
+
+
+def _old_objects(store: ObjectStore, services: Services) -> Iterator[list[Pair]]:
+    """Batches of objects whose key is ours and that are old enough not to be somebody's work in progress."""
+    before = datetime.now(UTC) - timedelta(seconds=services.settings.orphan_after_seconds)
+    ours = (
+        (stat, place) for stat in store.list() if stat.modified < before and (place := parse(stat.ref.key)) is not None
+    )
+    while batch := list(islice(ours, BATCH)):
+        yield batch
+
+
+def _states(batch: list[Pair], services: Services) -> dict[UUID, State]:
+    with services.ledger.reading() as tx:
+        return tx.states({place.document_id for _, place in batch})

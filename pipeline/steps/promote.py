@@ -11,12 +11,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 from pipeline.disposition import attachment
-from pipeline.documents import Advance, Document, Job, Part, VerdictRecord
-from pipeline.errors import ObjectNotFound, PreconditionFailed, StepRefused
+from pipeline.documents import Advance, Job, Part, VerdictRecord
+from pipeline.errors import ObjectExists, ObjectNotFound, PreconditionFailed, StepRefused
 from pipeline.hand import Hand
 from pipeline.scanning import required_of
 from pipeline.services import Services
 from pipeline.states import Reason, State
+from pipeline.steps import leftovers
 from pipeline.storage.base import ObjectHeaders
 from pipeline.storage.keys import key_of
 from scanners.base import Verdict
@@ -26,7 +27,8 @@ def promote(job: Job, _hand: Hand, services: Services) -> Advance:
     """Copy the original and its derived parts to serving and sign the receipt.
 
     Raises:
-        StepRefused: the ledger holds no clean verdict from a required scanner on exactly these bytes.
+        StepRefused: the ledger holds no clean verdict from a required scanner on exactly these bytes, or a derived
+            part is gone; a replay begins anew.
         StoreError: the copy failed or holds other bytes; it was removed, and nothing is served.
     """
     document = job.document
@@ -38,13 +40,7 @@ def promote(job: Job, _hand: Hand, services: Services) -> Advance:
     for part in (original, *document.parts):
         _cleared(part, verdicts, services)
     try:
-        served = _copy(document, original, services)
-        parts = tuple(
-            replace(part, served=served.served)
-            if part.source == original.source  # one object is both
-            else _copy(document, part, services)
-            for part in document.parts
-        )
+        served = _copy(job, original, services)
     except (ObjectNotFound, PreconditionFailed):
         return Advance(
             State.REJECTED,
@@ -52,6 +48,16 @@ def promote(job: Job, _hand: Hand, services: Services) -> Advance:
             "The bytes that were scanned are no longer in quarantine.",
             erase_in=timedelta(0),
         )
+    try:
+        parts = tuple(
+            replace(part, served=served.served)
+            if part.source == original.source  # one object is both
+            else _copy(job, part, services)
+            for part in document.parts
+        )
+    except (ObjectNotFound, PreconditionFailed) as exc:
+        # What was sent is still there: it is not rejected for the loss of something that can be made again.
+        raise StepRefused("What was made out of the document is no longer in quarantine.") from exc
     retention = services.policy.retention
     return Advance(
         State.AVAILABLE,
@@ -73,11 +79,18 @@ def _cleared(part: Part, verdicts: list[VerdictRecord], services: Services) -> N
         raise StepRefused(f"The {part.name} lacks a clean verdict from {', '.join(sorted(missing))}.")
 
 
-def _copy(document: Document, part: Part, services: Services) -> Part:
+def _copy(job: Job, part: Part, services: Services) -> Part:
+    document = job.document
     key = key_of(document.retention, document.tenant, document.id, part.name)
     headers = None
     if part.name == "original":
         # The type that was detected is what is served, never the one that was claimed.
         headers = ObjectHeaders(part.media_type, attachment(document.name))
-    stat = services.serving.copy(part.source, key, headers, sha256=part.sha256)
+    try:
+        stat = services.serving.copy(part.source, key, headers, sha256=part.sha256)
+    except ObjectExists:
+        # Other bytes, and no row refers to them: the document was never available. Left by an attempt whose text read
+        # otherwise, or by a foreign hand.
+        leftovers.remove(services.serving, key, job, services)
+        stat = services.serving.copy(part.source, key, headers, sha256=part.sha256)
     return replace(part, served=stat.ref)

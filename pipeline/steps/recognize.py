@@ -7,14 +7,15 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from pipeline.documents import Advance, Document, Job, Part, VerdictRecord
+from pipeline.documents import Advance, Job, Part, VerdictRecord
 from pipeline.errors import EngineUnavailable, ObjectExists, StepError
 from pipeline.hand import Hand
 from pipeline.policy import OcrMode
 from pipeline.scanning import DERIVED, scan_all
 from pipeline.services import Services
 from pipeline.states import Reason, State
-from pipeline.storage.base import ObjectHeaders, ObjectStore
+from pipeline.steps import leftovers
+from pipeline.storage.base import ObjectHeaders
 from pipeline.storage.keys import key_of
 from scanners.base import Declared, Sample, ScannerError, Verdict
 
@@ -74,7 +75,7 @@ def recognize(job: Job, hand: Hand, services: Services) -> Advance:
         if any(result.verdict is not Verdict.CLEAN for result in results):
             withheld.append(name)  # the original stays clean: exactly its bytes were called so
             continue
-        parts.append(_keep(document, name, sample, services.quarantine))
+        parts.append(_keep(job, name, sample, services))
     return Advance(
         State.RECOGNIZED,
         verdicts=tuple(verdicts),
@@ -96,8 +97,9 @@ def _sample(path: Path, media_type: str) -> Sample:
     return Sample(path, path.stat().st_size, digest.hexdigest(), Declared(None, media_type))
 
 
-def _keep(document: Document, name: str, sample: Sample, store: ObjectStore) -> Part:
+def _keep(job: Job, name: str, sample: Sample, services: Services) -> Part:
     """Put a derived part beside the original, in quarantine: it is promoted with it or not at all."""
+    document, store = job.document, services.quarantine
     key = key_of(document.retention, document.tenant, document.id, name)
     headers = ObjectHeaders(content_type=MEDIA_TYPES[name], content_disposition="inline" if name == "text" else None)
     for last in (False, True):
@@ -108,8 +110,10 @@ def _keep(document: Document, name: str, sample: Sample, store: ObjectStore) -> 
                 stat = writer.commit(sample.sha256)
             return Part(name, stat.ref, sample.size, sample.sha256, MEDIA_TYPES[name])
         except ObjectExists:
-            # Left by an attempt that did not settle. Nothing refers to it, and its text may differ: away with it.
+            # Left by an attempt that did not settle; or we are the one who was taken for dead.
+            if (ref := leftovers.same_bytes(store, key, sample.sha256)) is not None:
+                return Part(name, ref, sample.size, sample.sha256, MEDIA_TYPES[name])
             if last:
                 raise
-            store.delete(store.head(key).ref)
+            leftovers.remove(store, key, job, services)
     raise AssertionError

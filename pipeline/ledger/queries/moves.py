@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 
 from pipeline.documents import Document, Event, Json, NewDocument
 from pipeline.errors import Conflict, NotFound, ObjectExists
 from pipeline.ledger.clock import now_ms
-from pipeline.ledger.models import documents, events
+from pipeline.ledger.models import documents, events, parts
 from pipeline.ledger.queries.base import locking, updated
 from pipeline.ledger.queries.writing import Head, Move, WritingQueries, entering, learnt, refuse_unstorable
 from pipeline.ledger.rows import Columns, Line, new_document_columns
@@ -23,6 +23,7 @@ LOCK = locking(
         documents.c.tenant,
         documents.c.state,
         documents.c.attempt,
+        documents.c.reason,
         documents.c.erased_at,
         documents.c.last_seq,
         documents.c.last_hash,
@@ -31,6 +32,7 @@ LOCK = locking(
     documents,
 )
 MOVE = updated(documents).where(documents.c.id == bindparam("its_id"))
+DROP_ALL_PARTS = delete(parts).where(parts.c.document_id == bindparam("its_id"))
 FAILED_IN = select(events.c.start).where(
     events.c.document_id == bindparam("document_id"), events.c.seq == bindparam("last")
 )
@@ -87,6 +89,9 @@ class MoveQueries(WritingQueries):
     def replay(self, document_id: UUID, *, tenant: str | None = None, actor: str = "api") -> Document:
         """Send a FAILED document back to the state it failed in, with all its tries before it.
 
+        What trying again does not mend (PROCESSING_ERROR: the policy has come to ask for another scanner, a derived
+        part is gone) begins anew, with nothing derived from it.
+
         NotFound (also another tenant's); Conflict: it is not FAILED, or its bytes are erased.
         """
         row = self._locked(document_id, tenant)
@@ -96,6 +101,9 @@ class MoveQueries(WritingQueries):
             raise Conflict("the document's bytes are erased: it cannot be replayed", state=row.state)
         failed_in = self._read(FAILED_IN, {"document_id": document_id, "last": row.last_seq}).scalar_one()
         to = State(failed_in)
+        if row.reason == Reason.PROCESSING_ERROR:
+            to = State.QUARANTINED
+            self._write(DROP_ALL_PARTS, {"its_id": document_id})
         # Its bytes are needed again: an erasure that was due for the failed document is off.
         columns = entering(to, row.now) | {"erase_at": None}
         self._move(document_id, row, Move(State.FAILED, to, None, {}), columns, actor)

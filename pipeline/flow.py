@@ -7,6 +7,7 @@ was learnt in one transaction, and only if (state, attempt) still match. A step 
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -53,8 +54,12 @@ def run(document_id: UUID, services: Services) -> State | None:
         correlation_id=job.document.correlation_id, document=str(document_id), tenant=job.document.tenant
     ):
         with Lease(job, services) as lease, Hand(job.document, services) as hand:
-            state = _trip(lease, hand, services)
-        _follow_up(document_id, state, services)
+            try:
+                state = _trip(lease, hand, services)
+            except LeaseLost:
+                state = lease.job.state
+                log.warning("superseded", state=state, attempt=lease.job.attempt)
+        _follow_up(lease, state, services)
         return state
 
 
@@ -75,20 +80,17 @@ def _trip(lease: Lease, hand: Hand, services: Services) -> State:
             advances = _decide(job, hand, services)
             lease.check()
         except LeaseLost:
-            log.warning("superseded", state=document.state)
-            return document.state
+            raise
         except AirlockError as exc:
             return _fall_back(lease, exc, services)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  logged and counted
             # A bug, or a library's error that no adapter translated: it may be this document's doing, so it counts.
-            log.exception("step failed", state=document.state, error=type(exc).__name__)
+            # Its message is not logged: it may quote the document or its name.
+            frames = "".join(traceback.format_tb(exc.__traceback__))
+            log.error("step failed", state=document.state, error=type(exc).__name__, frames=frames)  # noqa: TRY400
             return _fall_back(lease, None, services)
         last = advances[-1].to
-        try:
-            job = lease.settle(advances, keep=last in WORKING)
-        except LeaseLost:
-            log.warning("superseded", state=document.state)
-            return document.state
+        job = lease.settle(advances, keep=last in WORKING)
         for advance in advances:
             log.info("advanced", state=advance.to, reason=advance.reason, attempt=lease.job.attempt)
     return last
@@ -112,10 +114,14 @@ def _decide(job: Job, hand: Hand, services: Services) -> list[Advance]:
             return advances
 
 
-def backoff(tries: int, services: Services) -> timedelta:
-    """Exponential with full jitter, so that what failed together does not come back together."""
+def backoff(tries: int, waited: timedelta, services: Services) -> timedelta:
+    """Exponential with full jitter, so that what failed together does not come back together.
+
+    What waits for a part that is down has its try given back, so there it is the time `waited` that grows.
+    """
     settings = services.settings
-    ceiling = min(settings.retry_cap_seconds, settings.retry_base_seconds * 2 ** min(tries, 16))
+    longest = max(settings.retry_base_seconds * 2 ** min(tries, 16), waited.total_seconds())
+    ceiling = min(settings.retry_cap_seconds, longest)
     return timedelta(seconds=random.uniform(settings.retry_base_seconds / 2, ceiling))  # noqa: S311
 
 
@@ -126,31 +132,30 @@ def _fall_back(lease: Lease, exc: AirlockError | None, services: Services) -> St
     retryable = exc is None or exc.retryable
     code = exc.code if exc else "internal-error"
     log.warning("step raised", state=job.state, error=code, detail=str(exc) if exc else None, attempt=job.attempt)
-    try:
-        if waits or (retryable and job.document.tries < services.settings.max_tries):
-            # What waits for a part that is down is not to blame: its attempt is given back.
-            lease.release(delay=backoff(job.document.tries, services), counted=not waits, waiting_for=code)
-            return job.state
-        reason = Reason.ATTEMPTS_EXHAUSTED if retryable else Reason.PROCESSING_ERROR
-        lease.settle(
-            [Advance(State.FAILED, reason, f"{exc or 'Internal error'} ({code})", facts={"error": code})], keep=False
-        )
-    except LeaseLost:
-        log.warning("superseded", state=job.state)
+    if waits or (retryable and job.document.tries < services.settings.max_tries):
+        # What waits for a part that is down is not to blame: its attempt is given back. Both times are the database's.
+        waited = job.document.available_at - job.document.updated_at if waits else timedelta(0)
+        delay = backoff(job.document.tries, waited, services)
+        lease.release(delay=delay, counted=not waits, waiting_for=code)
         return job.state
+    reason = Reason.ATTEMPTS_EXHAUSTED if retryable else Reason.PROCESSING_ERROR
+    lease.settle(
+        [Advance(State.FAILED, reason, f"{exc or 'Internal error'} ({code})", facts={"error": code})], keep=False
+    )
     return State.FAILED
 
 
-def _follow_up(document_id: UUID, state: State, services: Services) -> None:
+def _follow_up(lease: Lease, state: State, services: Services) -> None:
     """After the commit: what is not needed any more goes; what goes on elsewhere is rung for."""
     try:
-        with services.ledger.reading() as tx:
-            document = tx.document(document_id)
-        if document.state is State.AVAILABLE and document.erase_at is not None:
-            erase(document, services)
-        elif document.state in WORKING and document.lease_until is None:
-            delay = max(0.0, (document.available_at - document.updated_at).total_seconds())
-            services.queue.ring(document_id, lane_of(document, services), delay=delay)
+        if state is State.AVAILABLE:
+            with services.ledger.reading() as tx:
+                document = tx.document(lease.job.document.id)
+            if document.state is state and document.erase_at is not None:
+                erase(document, services)
+        elif lease.given_back is not None:
+            document = lease.job.document
+            services.queue.ring(document.id, lane_of(document, services), delay=lease.given_back.total_seconds())
     except QueueUnavailable as exc:
         log.warning("not rung, the sweeper will", error=exc.code)
     except AirlockError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -11,12 +12,14 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from pipeline.documents import Document
-from pipeline.errors import ChecksumMismatch, StepError
+from pipeline.errors import ChecksumMismatch, Unavailable
 from pipeline.services import Services
 from pipeline.storage.base import LocalFiles
 from scanners.base import Declared, Sample
 
 PIECE = 1 << 20
+NO_ROOM = "There is no room to work on this document here."
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Hand:
@@ -42,6 +45,7 @@ class Hand:
             ObjectNotFound: the pinned version is gone.
             ChecksumMismatch: these are not the bytes that the upload recorded (a partial body, a replaced object).
             StoreUnavailable: the store is down or slow.
+            Unavailable: there is no room here; the document is not to blame, and waits.
         """
         document, store = self._document, self._services.quarantine
         if isinstance(store, LocalFiles):
@@ -51,7 +55,12 @@ class Hand:
             size, sha256 = _hash(self._file)
         else:
             path = self.folder / "sample"
-            size, sha256 = self._fetch(path)
+            try:
+                size, sha256 = self._fetch(path)
+            except OSError as exc:
+                if exc.errno in FULL:
+                    raise Unavailable(NO_ROOM) from exc
+                raise
         if size != document.size or sha256 != (document.sha256 or sha256):
             raise ChecksumMismatch("Quarantine gave other bytes than were uploaded.")
         return Sample(path, size, sha256, Declared(document.name, document.declared_type))
@@ -60,7 +69,7 @@ class Hand:
         limit = self._document.size
         free = shutil.disk_usage(path.parent).free
         if limit > free - (64 << 20):
-            raise StepError("There is no room to work on this document here.")
+            raise Unavailable(NO_ROOM)
         digest, size = hashlib.sha256(), 0
         with path.open("xb") as out:
             for chunk in self._services.quarantine.get(self._document.source):

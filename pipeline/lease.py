@@ -28,6 +28,7 @@ class Lease:
 
     def __init__(self, job: Job, services: Services) -> None:
         self.job = job
+        self.given_back: timedelta | None = None  # released, to be claimed again after so long
         self._ledger = services.ledger
         self._length = timedelta(seconds=services.settings.lease_seconds)
         self._lock = threading.Lock()
@@ -72,6 +73,7 @@ class Lease:
             self._over.set()
             with self._ledger.begin(durable=False) as tx:
                 tx.release(self.job, delay=delay, counted=counted, waiting_for=waiting_for)
+            self.given_back = delay
 
     def _renew(self) -> None:
         while not self._over.wait(self._length.total_seconds() / 3):

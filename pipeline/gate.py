@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import EngineUnavailable
 from pipeline.telemetry import logger
-from scanners.base import Fitness, Scanner
+from scanners.base import Fitness, Scanner, ScanResult
 
 log = logger(__name__)
 
@@ -43,6 +43,16 @@ class Gate:
         problems = [problem for answer in self.fitness() if not answer.fit for problem in answer.problems]
         if problems or not all(answer.fit for answer in self._answers):
             raise EngineUnavailable(" ".join(problems) or "A scanner is not fit to judge.")
+
+    def vouch(self, results: Sequence[ScanResult]) -> None:
+        """Ask again about an engine that is not the one that was found fit: its signatures were replaced meanwhile.
+
+        Raises EngineUnavailable if, asked again, it is not fit: its verdict counts for nothing.
+        """
+        known = {answer.scanner: answer.engine for answer in self.fitness() if answer.engine is not None}
+        if any(result.scanner in known and result.engine != known[result.scanner] for result in results):
+            self.doubt()
+            self.require()
 
     def doubt(self) -> None:
         """Forget the last answer: an engine has just failed, so the next document asks again."""

@@ -50,6 +50,7 @@ def scan_all(sample: Sample, scanners: Sequence[Scanner], services: Services) ->
         _give_up(problems)
     if {result.scanner for result in results} != {scanner.name for scanner in scanners}:
         raise EngineUnavailable("Not every scanner that the policy requires has answered.")
+    services.gate.vouch(results)
     return results
 
 

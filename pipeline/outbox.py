@@ -8,6 +8,7 @@ An event is ticked off only after it went out, so each goes out at least once, i
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
@@ -24,6 +25,7 @@ log = logger(__name__)
 
 FLUSH_SECONDS = 0.5
 BATCH = 500
+QUIET_SECONDS = 5.0  # how long a broker that is down is left alone: whoever uploads must not wait for it
 
 # Takes one event; raises an AirlockError to have it, and what follows it in its document, come again.
 Sink = Callable[[Event], None]
@@ -38,14 +40,18 @@ class Announcer:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._over = False
+        self._quiet_until = 0.0
         self._thread: threading.Thread | None = None
 
     def announce(self, events: Sequence[Event]) -> None:
         """Ring for each event's document. Never raises: what fails here, `relay` repeats."""
+        if time.monotonic() < self._quiet_until:
+            return
         for event in events:
             try:
                 self._services.queue.ring(event.document_id, Lane.INSPECT)
             except QueueUnavailable as exc:
+                self._quiet_until = time.monotonic() + QUIET_SECONDS
                 log.warning("not rung, the outbox keeps it", error=exc.code, document=str(event.document_id))
                 return
             except AirlockError as exc:  # the inline queue runs the flow here
@@ -99,16 +105,21 @@ def _send(
 ) -> tuple[list[int], bool]:
     sent: list[int] = []
     held: set[UUID] = set()  # documents one of whose events did not go out: the later ones wait behind it
+    down = False  # a broker that is down may take seconds to say so: it is asked once, not for each document
     for event in events:
         if event.document_id in held:
             continue
         try:
             document = waiting.get(event.document_id)
             if document is not None and document.state is event.to:
+                if down:
+                    held.add(event.document_id)
+                    continue
                 services.queue.ring(document.id, lane_of(document, services))
             for sink in sinks:
                 sink(event)
         except AirlockError as exc:
+            down = down or isinstance(exc, QueueUnavailable)
             log.warning("event not relayed", error=exc.code, document=str(event.document_id))
             held.add(event.document_id)
             continue

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from ingest_api import documents, events, health, metrics, objects, problems, public
+from ingest_api import documents, events, health, metrics, objects, problems, public, reference
 from ingest_api.edge import Edge
 from ingest_api.openapi import describe
 from ingest_api.uploads import direct
@@ -49,6 +49,8 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         summary="Quarantine, check and serve documents",
         description=_ABOUT,
         lifespan=lifespan,
+        docs_url=None,  # these two would load their scripts from somewhere else: see reference.py
+        redoc_url=None,
         redirect_slashes=False,  # a redirect would have the client send its body twice
         openapi_tags=[
             {"name": "documents", "description": "Upload, follow, download, delete."},
@@ -57,7 +59,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
             {"name": "operations", "description": "For whoever runs the service."},
         ],
     )
-    for module in (direct, documents, events, objects, public, health, metrics):
+    for module in (direct, documents, events, objects, public, reference, health, metrics):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Edge)

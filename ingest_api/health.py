@@ -130,12 +130,14 @@ def _pinged(ping: Callable[[], None]) -> PartOut:
     return PartOut(ok=True)
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", summary="Is the process alive?", response_class=Response)
 async def livez() -> Response:
     """Touches nothing: a database that is away is no reason to restart this process."""
     return Response("ok\n", media_type="text/plain")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     summary="Does every part work?",

@@ -10,29 +10,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from ingest_api.explanations import EXPLANATIONS
+from ingest_api.pages import inline, page
 from ingest_api.problems import catalogue
 from ingest_api.web import Web, web_of
 from pipeline.errors import NotFound
 
 router = APIRouter()
-
-_CSP = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
-_STYLE = """
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; color: #1c2430 }
-pre { background: #f2f4f7; padding: 1rem; overflow-x: auto; border-radius: .4rem }
-.alarm { background: #b00020; color: #fff; padding: 1rem; border-radius: .4rem; font-weight: 600 }
-.note { background: #fff4d6; padding: 1rem; border-radius: .4rem }
-"""
-
-
-def _page(title: str, body: str, status: int = 200) -> HTMLResponse:
-    text = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
-        f"<body>{body}</body></html>"
-    )
-    headers = {"Content-Security-Policy": _CSP, "Referrer-Policy": "no-referrer"}
-    return HTMLResponse(text, status, headers)
 
 
 @router.get("/", include_in_schema=False)
@@ -48,21 +31,22 @@ async def landing(request: Request) -> HTMLResponse:
         if not fitness.fit
     )
     base = html.escape(web.services.settings.base_url)
-    return _page(
+    return page(
         "Airlock",
         f"""{alarm}<h1>Airlock</h1>
 <p>Every file that is uploaded here lands in quarantine. Its type is checked, it is scanned and read; only what passes
 can be downloaded, and exactly those bytes.</p>
 <h2>Upload</h2>
-<pre>curl -H "Authorization: Bearer $AIRLOCK_KEY" -F "file=@report.pdf" {base}/v1/documents</pre>
+<pre>curl -H "Authorization: Bearer $AIRLOCK_API_KEY" -F "file=@report.pdf" {base}/v1/documents</pre>
 <p>or the bytes alone:</p>
-<pre>curl -H "Authorization: Bearer $AIRLOCK_KEY" -H "Content-Type: application/pdf" \\
+<pre>curl -H "Authorization: Bearer $AIRLOCK_API_KEY" -H "Content-Type: application/pdf" \\
      --data-binary @report.pdf "{base}/v1/documents?name=report.pdf"</pre>
 <h2>Follow and download</h2>
-<pre>curl -N -H "Authorization: Bearer $AIRLOCK_KEY" {base}/v1/documents/ID/events
-curl -L -OJ -H "Authorization: Bearer $AIRLOCK_KEY" {base}/v1/documents/ID/content</pre>
+<pre>curl -N -H "Authorization: Bearer $AIRLOCK_API_KEY" {base}/v1/documents/ID/events
+curl -L -OJ -H "Authorization: Bearer $AIRLOCK_API_KEY" {base}/v1/documents/ID/content</pre>
 <h2>More</h2>
-<ul><li><a href="/docs">The API, to try out</a>, and its <a href="/openapi.json">OpenAPI document</a></li>
+<ul><li><a href="/docs">The API, with an example of each call</a>, and its
+<a href="/openapi.json">OpenAPI document</a></li>
 <li><a href="/v1/policy">What is accepted</a></li><li><a href="/problems">What each error means</a></li>
 <li><a href="/.well-known/airlock-receipt-keys.json">The keys that clearance receipts are signed with</a></li>
 <li><a href="/readyz">Is everything working?</a></li></ul>""",
@@ -79,7 +63,13 @@ async def policy(request: Request) -> JSONResponse:
     return JSONResponse({"digest": running.digest, "policy": members}, headers={"Cache-Control": "no-cache"})
 
 
-@router.get("/.well-known/airlock-receipt-keys.json", tags=["policy"], summary="The keys that receipts are signed with")
+@router.get(
+    "/.well-known/airlock-receipt-keys.json",
+    tags=["policy"],
+    summary="The keys that receipts are signed with",
+    response_class=Response,
+    responses={200: {"content": {"application/jwk-set+json": {"schema": {"type": "object"}}}}},
+)
 async def receipt_keys(request: Request) -> Response:
     """A JSON Web Key Set (RFC 7517)."""
     web = web_of(request)
@@ -101,7 +91,7 @@ async def problems() -> HTMLResponse:
         f'<li><a href="/problems/{code}">{code}</a> ({kind.status}): {html.escape(kind.title)}</li>'
         for code, kind in sorted(catalogue().items())
     )
-    return _page("Airlock: problems", f"<h1>Problems</h1><ul>{rows}</ul>")
+    return page("Airlock: problems", f"<h1>Problems</h1><ul>{rows}</ul>")
 
 
 @router.get("/problems/{code}", include_in_schema=False)
@@ -113,13 +103,13 @@ async def problem(code: str) -> HTMLResponse:
     again = (
         "Trying again later may help."
         if kind.retryable
-        else "The same request again gives the same answer."
+        else "The same request again gives the same answer, unless something has changed meanwhile."
         if kind.status < 500
         else "It is a fault of the service's."
     )
-    return _page(
+    return page(
         f"Airlock: {kind.code}",
         f"<h1>{html.escape(kind.title)}</h1><p><code>{kind.code}</code>, HTTP {kind.status}. {again}</p>"
-        f"<p>{html.escape(EXPLANATIONS[kind.code])}</p>"
+        f"<p>{inline(EXPLANATIONS[kind.code])}</p>"
         '<p>Quote the <code>correlation_id</code> when you ask for help. <a href="/problems">All problems</a></p>',
     )

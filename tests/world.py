@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
 from pipeline import flow
 from pipeline.documents import Document, Event, Lane, NewDocument
 from pipeline.services import Services
@@ -15,7 +17,9 @@ from pipeline.settings import QueueKind, Settings
 from pipeline.states import State
 from pipeline.storage.base import ObjectHeaders
 from pipeline.storage.keys import key_of
+from pipeline.storage.open import open_store
 from scanners.base import Engine, Finding, Fitness, Sample, ScanResult, Verdict
+from tests.servers.seaweedfs import S3Server
 
 TENANT = "acme"
 # The EICAR test string in two halves, so that a scanner leaves this file alone.
@@ -134,6 +138,21 @@ class World:
 
     def quarantined(self) -> list[str]:
         return [stat.ref.key for stat in self.services.quarantine.list()]
+
+
+def bucket_urls(kind: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings that name two empty buckets of this kind: "local", or "s3" on a real server."""
+    if kind == "local":
+        return {}
+    server: S3Server = request.getfixturevalue("s3_server")
+    # The same two for every test: each new bucket costs this server the better part of a second, and volumes.
+    urls = {f"{role}_url": server.url(f"world-{role}") for role in ("quarantine", "serving")}
+    for url in urls.values():
+        store = open_store(url)
+        store.ensure_bucket()  # type: ignore[attr-defined]
+        for left in list(store.list()):
+            store.delete(left.ref)
+    return urls
 
 
 def worlds(tmp: Path, **settings: Any) -> Iterator[World]:

@@ -19,7 +19,7 @@ from pipeline.invariants import violations
 from pipeline.outbox import relay
 from pipeline.states import SETTLED, State
 from pipeline.sweeper import reconcile, sweep
-from tests.world import EICAR, World
+from tests.world import EICAR, World, bucket_urls
 
 ENOUGH = 200  # calls in one trip: more means that something loops
 
@@ -90,9 +90,10 @@ class MortalLedger:
         return getattr(self._ledger, name)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path, max_tries=5, orphan_after_seconds=1e-9, requeue_after_seconds=1e-9)
+@pytest.fixture(params=["local", "s3"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    buckets = bucket_urls(request.param, request)
+    world = World(tmp_path, max_tries=5, orphan_after_seconds=1e-9, requeue_after_seconds=1e-9, **buckets)
     yield world
     world.services.close()
 

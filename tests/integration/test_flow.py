@@ -16,7 +16,7 @@ from pipeline.receipts import verify_receipt
 from pipeline.states import WORKING, Reason, State
 from pipeline.sweeper import reconcile, sweep
 from scanners.base import Finding, Sample, ScannerError, ScannerUnavailable, ScanResult, Verdict
-from tests.world import EICAR, TENANT, World, worlds
+from tests.world import EICAR, TENANT, World, bucket_urls, worlds
 
 
 @pytest.fixture
@@ -24,21 +24,27 @@ def world(tmp_path: Path) -> Iterator[World]:
     yield from worlds(tmp_path)
 
 
-def test_a_clean_document_becomes_available_with_its_bytes_and_leaves_quarantine(world: World) -> None:
+@pytest.fixture(params=["local", "s3"])
+def either(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """The same, on each kind of bucket: for tests whose end hangs on what a store does."""
+    yield from worlds(tmp_path, **bucket_urls(request.param, request))
+
+
+def test_a_clean_document_becomes_available_with_its_bytes_and_leaves_quarantine(either: World) -> None:
     body = b"name,amount\nx,1\n" * 1000
-    document_id = world.land(body)
-    assert world.run(document_id) is State.AVAILABLE
-    document = world.document(document_id)
-    assert list(world.served().values()) == [body]
+    document_id = either.land(body)
+    assert either.run(document_id) is State.AVAILABLE
+    document = either.document(document_id)
+    assert list(either.served().values()) == [body]
     assert document.served is not None
     assert document.served.key == f"standard/{TENANT}/{document_id}/original"
-    assert world.quarantined() == []
-    headers = world.services.serving.head(document.served.key).headers
+    assert either.quarantined() == []
+    headers = either.services.serving.head(document.served.key).headers
     assert headers.content_type == "text/plain"  # what it is, not what it was said to be
     assert headers.content_disposition == "attachment; filename=\"a.csv\"; filename*=UTF-8''a.csv"
-    states = [event.to for event in world.history(document_id)]
+    states = [event.to for event in either.history(document_id)]
     assert states == [State.QUARANTINED, State.CLEAN, State.RECOGNIZED, State.APPROVED, State.AVAILABLE]
-    assert violations(world.services, at_rest=True) == []
+    assert violations(either.services, at_rest=True) == []
 
 
 def test_the_receipt_convinces_offline_and_only_of_those_bytes(world: World, tmp_path: Path) -> None:
@@ -62,16 +68,16 @@ def test_the_receipt_convinces_offline_and_only_of_those_bytes(world: World, tmp
         verify_receipt(same, f"{head}.{payload[:-2]}AA.{signature}", pem)
 
 
-def test_an_infected_document_is_rejected_and_nothing_of_it_is_served(world: World) -> None:
-    document_id = world.land(b"look: " + EICAR)
-    assert world.run(document_id) is State.REJECTED
-    document = world.document(document_id)
+def test_an_infected_document_is_rejected_and_nothing_of_it_is_served(either: World) -> None:
+    document_id = either.land(b"look: " + EICAR)
+    assert either.run(document_id) is State.REJECTED
+    document = either.document(document_id)
     assert (document.reason, document.served) == (Reason.INFECTED, None)
-    assert world.served() == {}
-    assert world.run(document_id) is None  # an end is an end
-    with pytest.raises(Conflict), world.services.ledger.begin() as tx:
+    assert either.served() == {}
+    assert either.run(document_id) is None  # an end is an end
+    with pytest.raises(Conflict), either.services.ledger.begin() as tx:
         tx.replay(document_id)
-    assert violations(world.services, at_rest=True) == []
+    assert violations(either.services, at_rest=True) == []
 
 
 @pytest.mark.parametrize(
@@ -181,27 +187,28 @@ def test_a_document_that_takes_its_worker_with_it_each_time_ends_as_failed(world
     assert world.document(document_id).reason is Reason.WORKER_LOST
 
 
-def test_a_superseded_worker_commits_nothing(world: World) -> None:
-    document_id = world.land()
+def test_a_superseded_worker_commits_nothing(either: World) -> None:
+    document_id = either.land()
     once = threading.Event()
 
     def overtaken(_: Sample) -> None:
         if not once.is_set():
             once.set()
-            world.hurry(document_id)  # the lease lapses while this worker is still at it
-            assert world.run(document_id) is State.AVAILABLE  # and another one does the whole trip
+            either.hurry(document_id)  # the lease lapses while this worker is still at it
+            assert either.run(document_id) is State.AVAILABLE  # and another one does the whole trip
 
-    world.clamav.before = overtaken
-    assert world.run(document_id) is State.QUARANTINED  # what the first one knows, and nobody writes
+    either.clamav.before = overtaken
+    assert either.run(document_id) is State.QUARANTINED  # what the first one knows, and nobody writes
     assert once.is_set()
-    assert world.document(document_id).state is State.AVAILABLE
-    assert [event.to for event in world.history(document_id)].count(State.CLEAN) == 1
-    assert violations(world.services, at_rest=True) == []
+    assert either.document(document_id).state is State.AVAILABLE
+    assert [event.to for event in either.history(document_id)].count(State.CLEAN) == 1
+    assert violations(either.services, at_rest=True) == []
 
 
 def test_a_ledger_that_is_away_for_a_moment_costs_no_work(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     document_id = world.land()
-    begin, failed = world.services.ledger.begin, []
+    begin = world.services.ledger.begin
+    failed: list[object] = []
 
     @contextlib.contextmanager
     def flaky(**options: bool) -> Iterator[object]:
@@ -237,55 +244,55 @@ def test_five_deliveries_at_once_have_one_effect(world: World) -> None:
     assert violations(world.services, at_rest=True) == []
 
 
-def test_bytes_replaced_in_quarantine_are_never_served(world: World) -> None:
-    document_id = world.land(b"harmless")
-    document = world.document(document_id)
-    world.services.quarantine.delete(document.source)
-    with world.services.quarantine.create(document.source.key) as writer:
+def test_bytes_replaced_in_quarantine_are_never_served(either: World) -> None:
+    document_id = either.land(b"harmless")
+    document = either.document(document_id)
+    either.services.quarantine.delete(document.source)
+    with either.services.quarantine.create(document.source.key) as writer:
         writer.write(b"harmful!")
         writer.commit()
-    world.run(document_id)
-    assert world.document(document_id).reason is Reason.SOURCE_CHANGED
-    assert world.served() == {}
+    either.run(document_id)
+    assert either.document(document_id).reason is Reason.SOURCE_CHANGED
+    assert either.served() == {}
 
 
 def test_bytes_replaced_between_scan_and_promotion_are_never_served(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    either: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document_id = world.land(b"harmless")
-    source = world.document(document_id).source
-    copy = world.services.serving.copy
+    document_id = either.land(b"harmless")
+    source = either.document(document_id).source
+    copy = either.services.serving.copy
 
     def swap(*args: object, **kwargs: object) -> object:
-        world.services.quarantine.delete(source)
-        with world.services.quarantine.create(source.key) as writer:
+        either.services.quarantine.delete(source)
+        with either.services.quarantine.create(source.key) as writer:
             writer.write(b"harmful!")
             writer.commit()
         return copy(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(world.services.serving, "copy", swap)
-    assert world.run(document_id) is State.REJECTED
-    assert world.document(document_id).reason is Reason.SOURCE_CHANGED
-    assert world.served() == {}
+    monkeypatch.setattr(either.services.serving, "copy", swap)
+    assert either.run(document_id) is State.REJECTED
+    assert either.document(document_id).reason is Reason.SOURCE_CHANGED
+    assert either.served() == {}
 
 
-def test_deleting_removes_the_bytes_everywhere_and_fences_off_whoever_works_on_it(world: World) -> None:
-    done, raced = world.land(b"one"), world.land(b"two")
-    world.run(done)
+def test_deleting_removes_the_bytes_everywhere_and_fences_off_whoever_works_on_it(either: World) -> None:
+    done, raced = either.land(b"one"), either.land(b"two")
+    either.run(done)
 
     def deleted_meanwhile(_: Sample) -> None:
-        with world.services.ledger.begin() as tx:
+        with either.services.ledger.begin() as tx:
             tx.move(raced, tenant=TENANT, to=State.DELETED, actor="api", erase_in=timedelta(0))
 
-    world.clamav.before = deleted_meanwhile
-    world.run(raced)
-    with world.services.ledger.begin() as tx:
+    either.clamav.before = deleted_meanwhile
+    either.run(raced)
+    with either.services.ledger.begin() as tx:
         tx.move(done, tenant=TENANT, to=State.DELETED, actor="api", erase_in=timedelta(0))
-    assert sweep(world.services)["erased"] == 2
-    assert world.served() == {}
-    assert world.quarantined() == []
-    assert world.document(raced).state is State.DELETED
-    assert violations(world.services, at_rest=True) == []
+    assert sweep(either.services)["erased"] == 2
+    assert either.served() == {}
+    assert either.quarantined() == []
+    assert either.document(raced).state is State.DELETED
+    assert violations(either.services, at_rest=True) == []
 
 
 def test_what_expires_is_gone_from_serving(tmp_path: Path) -> None:

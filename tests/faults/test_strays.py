@@ -11,16 +11,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import update
 
-from pipeline.documents import NewDocument
+from pipeline.documents import Advance, NewDocument
 from pipeline.errors import ObjectNotFound, StoreError, StoreUnavailable
 from pipeline.invariants import violations
-from pipeline.states import State
+from pipeline.ledger.models import documents
+from pipeline.states import WORKING, Reason, State
 from pipeline.storage.base import ObjectRef
 from pipeline.storage.keys import key_of
 from pipeline.sweeper import reconcile, sweep
 from scanners.base import Sample, ScannerError
-from tests.world import TENANT, World, worlds
+from tests.world import EICAR, TENANT, World, worlds
+
+APPROVED = [Advance(State.CLEAN), Advance(State.RECOGNIZED), Advance(State.APPROVED)]
 
 
 @pytest.fixture
@@ -181,3 +185,88 @@ def test_an_old_spool_is_cleared_of_files_too_and_by_two_at_once(world: World, m
     monkeypatch.undo()
     assert found["spool"] == 2
     assert [path.name for path in spool.iterdir()] == ["young"]
+
+
+def test_what_is_in_serving_without_being_allowed_to_goes_and_what_is_on_its_way_stays(world: World) -> None:
+    approved, rejected, available = (world.land(b"%d" % number) for number in range(3))
+    assert world.run(available) is State.AVAILABLE
+    for document_id, road in (approved, APPROVED), (rejected, [Advance(State.REJECTED, Reason.INFECTED)]):
+        with world.services.ledger.begin() as tx:
+            job = tx.claim(document_id, ready=WORKING, owner="test", lease=timedelta(minutes=1))
+            assert job is not None
+            tx.settle(job, road)
+        with world.services.serving.create(key_of("standard", TENANT, document_id)) as writer:
+            writer.write(b"x")
+            writer.commit()
+    assert reconcile(world.services)["unserved"] == 1
+    assert {key.split("/")[2] for key in world.served()} == {str(approved), str(available)}
+
+
+def test_what_is_rejected_stays_in_quarantine_until_its_time(world: World) -> None:
+    document_id = world.land(EICAR)
+    assert world.run(document_id) is State.REJECTED
+    put(world, key_of("standard", TENANT, document_id, "text"), b"a superseded reader's")
+    assert reconcile(world.services)["unneeded"] == 1
+    assert world.quarantined() == [key_of("standard", TENANT, document_id)]
+
+
+def test_another_tenants_same_bytes_make_no_double_nor_does_what_was_sent_before(tmp_path: Path) -> None:
+    for world in worlds(tmp_path, orphan_after_seconds=1e-9):
+        world.run(world.land(b"shared"))
+        older = world.document(world.land(b"sent once before"))
+        stray(world, b"shared")
+        with world.services.ledger.begin() as tx:
+            tx._connection.execute(update(documents).where(documents.c.id == older.id).values(created_at=1))
+        stray(world, b"sent once before")
+        other = key_of("standard", "other", uuid4())
+        put(world, other, b"shared")
+        assert reconcile(world.services)["adopted"] == 2  # the second, and the other tenant's
+
+
+def test_what_is_young_is_somebodys_work_in_progress(tmp_path: Path) -> None:
+    for world in worlds(tmp_path):
+        stray(world, b"its row is being written")
+        put(world, key_of("standard", TENANT, uuid4(), "text"), b"and so is this")
+        assert reconcile(world.services)["adopted"] == 0
+        assert len(world.quarantined()) == 2
+
+
+class Bodies:
+    """A store whose bodies come as the test says."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+        self.bucket = "far"
+
+    def get(self, _ref: ObjectRef) -> Iterator[bytes]:
+        for piece in self.pieces:
+            if not piece:
+                raise StoreUnavailable("The body stalled.")
+            yield piece
+
+
+@pytest.mark.parametrize(
+    ("pieces", "waits"),
+    [
+        ((b"sho",), None),
+        ((b"exactly", b" and more than it"), None),
+        ((b"exact1y",), None),
+        ((b"exa", b""), "store-unavailable"),
+    ],
+    ids=["short", "longer", "other", "stalled"],
+)
+def test_a_body_that_is_not_what_was_sent_is_not_scanned_and_leaves_nothing(
+    world: World, pieces: tuple[bytes, ...], waits: str | None
+) -> None:
+    document_id = world.land(b"exactly")
+    near = world.services.quarantine
+    world.place(quarantine=Bodies(*pieces))
+    assert world.run(document_id) is State.QUARANTINED
+    document = world.document(document_id)
+    assert document.waiting_for == (waits or "checksum-mismatch")
+    assert document.tries == (0 if waits else 1)
+    assert world.clamav.scanned == []
+    assert not any(world.services.settings.spool_dir.iterdir())
+    world.place(quarantine=near)
+    world.hurry(document_id)
+    assert world.run(document_id) is State.AVAILABLE

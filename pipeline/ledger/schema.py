@@ -13,6 +13,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import TimeoutError as NoTurn
 
+from pipeline.errors import Misconfigured
+
 LOCK = 0x41_49_52_4C_4F_43_4B  # "AIRLOCK": the number of the advisory lock in PostgreSQL
 TURN_S = 300
 
@@ -36,13 +38,21 @@ def newest() -> str:
 
 
 def current(connection: Connection) -> str | None:
-    """The revision that the tables are at."""
-    return MigrationContext.configure(connection).get_current_revision()
+    """The revision that the tables are at. Raises Misconfigured for one that this code has never heard of."""
+    found = MigrationContext.configure(connection).get_current_revision()
+    script = ScriptDirectory.from_config(configuration())
+    if found is not None and found not in {one.revision for one in script.walk_revisions()}:
+        raise Misconfigured(
+            f"The database is at revision {found:.32}, which this version does not know: a newer Airlock has upgraded "
+            "it. Run that one, or restore the backup from before the upgrade."
+        )
+    return found
 
 
 def upgrade(connection: Connection, to: str = "head") -> None:
     """Run what is missing and commit it, one process at a time."""
     with _one_thread, _in_turn(connection):
+        current(connection)
         command.upgrade(configuration(connection), to)
         connection.commit()
 

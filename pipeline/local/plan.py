@@ -51,6 +51,10 @@ def make_plan(given: Settings, places: Places) -> Plan:
         env["AIRLOCK_ENVIRONMENT"] = "development"
     if "log_json" not in told:
         env["AIRLOCK_LOG_JSON"] = "false"
+    if given.queue is QueueKind.CELERY and "broker_url" in told:
+        from pipeline.queue.celery import must_be_known
+
+        must_be_known(given.broker_url.get_secret_value())
     servers: list[Part] = []
     freshclam = None
     if given.queue is QueueKind.CELERY and "broker_url" not in told:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from pipeline.errors import AirlockError, Misconfigured
+from pipeline.errors import AirlockError, Misconfigured, QueueUnavailable
 from pipeline.local import signatures
 from pipeline.local.places import Places, prepare
 from pipeline.local.plan import Plan, make_plan
@@ -75,6 +75,8 @@ def _go(supervisor: Supervisor, plan: Plan, places: Places) -> None:
             # clamd may take a minute with the public database; what is uploaded meanwhile waits for it.
             if part.ready is not None and part.name != "clamd" and not supervisor.wait_for(part.name, part.ready, 60):
                 raise Misconfigured(f"{part.name} does not answer: look at the lines above.")
+        if not any(part.name == "redis" for part in plan.servers):
+            _ask_broker(services)
         for part in plan.own:
             show("airlock", f"starting {part.name}")
             supervisor.start(part)
@@ -87,6 +89,14 @@ def _go(supervisor: Supervisor, plan: Plan, places: Places) -> None:
     finally:
         services.close()
     supervisor.run()
+
+
+def _ask_broker(services: Services) -> None:
+    """Say in a line that a given broker is away, before the workers do at length: no reason not to start."""
+    try:
+        services.queue.ping()
+    except QueueUnavailable as exc:
+        show("airlock", f"{exc.detail} What is uploaded meanwhile waits.")
 
 
 def note(plan: Plan, places: Places) -> None:

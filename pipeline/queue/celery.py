@@ -33,7 +33,7 @@ def make_app(settings: Settings) -> Celery:
     from kombu import Exchange, Queue
 
     broker = settings.broker_url.get_secret_value()
-    _must_be_known(broker)
+    must_be_known(broker)
     options: dict[str, object] = {}
     if broker.startswith(("redis", "valkey")):
         # Longer than any task: a message that still runs must not come again merely because time passed.
@@ -75,7 +75,8 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
-def _must_be_known(broker: str) -> None:
+def must_be_known(broker: str) -> None:
+    """Raises Misconfigured unless the URL is of a kind that kombu has, without repeating it."""
     from kombu.transport import get_transport_cls
 
     try:

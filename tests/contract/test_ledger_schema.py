@@ -9,7 +9,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
+from pipeline.errors import Misconfigured
 from pipeline.ledger import schema
 from pipeline.ledger.models import metadata
 from pipeline.ledger.session import Ledger
@@ -72,6 +74,17 @@ def test_an_upgrade_that_broke_off_can_be_run_again(empty_database: str) -> None
         metadata.tables["documents"].create(connection)  # as MariaDB leaves it: no revision, some tables
     ledger.upgrade()
     assert differences(ledger) == []
+    ledger.dispose()
+
+
+def test_tables_of_a_newer_airlock_are_left_alone(empty_database: str) -> None:
+    ledger = Ledger(empty_database)
+    ledger.upgrade()
+    with ledger._engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for ask in (ledger.revision, ledger.upgrade):
+        with pytest.raises(Misconfigured, match=r"revision 9999, .* newer Airlock"):
+            ask()
     ledger.dispose()
 
 

@@ -270,3 +270,23 @@ def test_a_body_that_is_not_what_was_sent_is_not_scanned_and_leaves_nothing(
     world.place(quarantine=near)
     world.hurry(document_id)
     assert world.run(document_id) is State.AVAILABLE
+
+
+def test_a_document_deleted_while_its_quarantine_copy_goes_is_still_erased_from_serving(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document_id = world.land()
+    delete = world.services.quarantine.delete
+
+    def deleted_meanwhile(ref: ObjectRef) -> bool:
+        monkeypatch.undo()
+        with world.services.ledger.begin() as tx:
+            tx.move(document_id, tenant=TENANT, to=State.DELETED, actor="api", erase_in=timedelta(0))
+        return delete(ref)
+
+    monkeypatch.setattr(world.services.quarantine, "delete", deleted_meanwhile)
+    assert world.run(document_id) is State.AVAILABLE
+    assert world.document(document_id).erase_at is not None  # the removal that just ended was not the one that is due
+    assert sweep(world.services)["erased"] == 1
+    assert world.served() == {}
+    assert sweep(world.services)["erased"] == 0  # ticked off

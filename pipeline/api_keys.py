@@ -41,7 +41,7 @@ def make_key(ledger: Ledger, tenant: str, name: str = "", scopes: Iterable[str] 
             "A tenant's name is 1 to 63 characters of a-z, 0-9 and '-', and starts with none of the latter."
         )
     if unknown := wanted - SCOPES:
-        raise BadRequest(f"There is no scope {sorted(unknown)}; there are {sorted(SCOPES)}.")
+        raise BadRequest(f"There is no scope {', '.join(sorted(unknown))}; there are {', '.join(sorted(SCOPES))}.")
     secret = PREFIX + secrets.token_urlsafe(32)
     key = ApiKey(id=uuid4(), tenant=tenant, name=name, scopes=wanted, created_at=datetime.now(UTC))
     with ledger.begin() as tx:

@@ -24,8 +24,7 @@ from benchmarks.measure import Report, ratio, rounds, seconds
 from benchmarks.papers import page, scanned_pdf
 from benchmarks.pipeline import tesseract
 from scanners.base import Declared, Sample
-from scanners.ocr import OcrOptions, Recognizer
-from scanners.sandbox import Sandbox
+from scanners.ocr import OcrOptions, Recognizer, reading_sandbox
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Reader:
     """Airlock's recognizer on bodies in memory."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._numbers, self._sandbox = folder, count(), Sandbox()
+        self._folder, self._numbers, self._sandbox = folder, count(), reading_sandbox(OcrOptions().languages)
         self._recognizer = Recognizer(OcrOptions(jobs=2), self._sandbox)
 
     def read(self, body: bytes, media_type: str) -> str:

@@ -97,14 +97,17 @@ class Services:
 
     @cached_property
     def sandbox(self) -> Sandbox:
-        """Where untrusted bytes are parsed."""
-        from scanners.sandbox import MODULES, Sandbox
+        """Where untrusted bytes are looked at."""
+        from scanners.sandbox import Sandbox
 
-        if self.policy.recognize.mode is OcrMode.OFF:
-            return Sandbox()
-        from scanners.ocr import SANDBOXED
+        return Sandbox()
 
-        return Sandbox(modules=(*MODULES, *SANDBOXED))
+    @cached_property
+    def reading_sandbox(self) -> Sandbox:
+        """Where documents are read: another, as its zygote is large and its calls are long."""
+        from scanners.ocr import reading_sandbox
+
+        return reading_sandbox(self.policy.recognize.languages)
 
     @cached_property
     def clamav(self) -> ClamAV:
@@ -150,7 +153,7 @@ class Services:
                 document_seconds=rules.document_seconds,
                 searchable_pdf=rules.searchable_pdf,
             ),
-            self.sandbox,
+            self.reading_sandbox,
             tesseract=self.settings.tesseract,
         )
 
@@ -193,6 +196,8 @@ class Services:
             self.pool.shutdown(wait=False, cancel_futures=True)
         if "sandbox" in made:
             self.sandbox.close()
+        if "reading_sandbox" in made:
+            self.reading_sandbox.close()
         if "ledger" in made:
             self.ledger.dispose()
 

@@ -7,6 +7,7 @@ Every parser of the document's bytes runs in the sandbox; plain text is decoded 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -14,10 +15,10 @@ from typing import BinaryIO
 from scanners.base import Engine, Fitness, Sample, ScannerError, ScannerUnavailable
 from scanners.ocr_pages import OUT_OF_TIME, TOO_MUCH_TEXT, Page, PageReader, Pages, words_of
 from scanners.ocr_text import TextFull, TextOut, read_plain
-from scanners.ocr_values import OcrOptions, PageText, Recognition, RecognitionError
+from scanners.ocr_values import PRELOAD, OcrOptions, PageText, Recognition, RecognitionError
 from scanners.sandbox import Limits, Sandbox
 
-__all__ = ["OUT_OF_TIME", "OcrOptions", "PageText", "Recognition", "RecognitionError", "Recognizer"]
+__all__ = ["OUT_OF_TIME", "OcrOptions", "PageText", "Recognition", "RecognitionError", "Recognizer", "reading_sandbox"]
 
 # For the sandbox: the modules that hold what is called here.
 SANDBOXED = (
@@ -26,7 +27,7 @@ SANDBOXED = (
     "scanners.ocr_overlay",
     "scanners.ocr_page",
     "scanners.ocr_raster",
-    "scanners.ocr_tesseract",
+    "scanners.ocr_in_process",
 )
 
 PDF = "application/pdf"
@@ -38,6 +39,14 @@ OFFICE = frozenset(
     {_OOXML + "wordprocessingml.document", _OOXML + "presentationml.presentation", _OOXML + "spreadsheetml.sheet"}
     | {_ODF + "text", _ODF + "presentation", _ODF + "spreadsheet"}
 )
+
+
+def reading_sandbox(languages: Sequence[str]) -> Sandbox:
+    """A sandbox for a Recognizer, with Tesseract's models for these languages loaded before it forks.
+
+    One of its own: a fork takes the longer the more is loaded, and what only looks at documents need not pay for that.
+    """
+    return Sandbox(modules=SANDBOXED, variables={PRELOAD: "+".join(languages)})
 
 
 class Recognizer:
@@ -92,7 +101,8 @@ class Recognizer:
     def _ask(self) -> Engine:
         limits = Limits(seconds=20, memory=self._options.memory, processes=4)
         try:
-            facts = self._sandbox.call("tesseract_facts", {"program": self._tesseract, "seconds": 15}, limits=limits)
+            asked = {"program": self._tesseract, "languages": self._options.languages, "seconds": 15}
+            facts = self._sandbox.call("tesseract_facts", asked, limits=limits)
         except ScannerUnavailable:
             raise
         except ScannerError as exc:
@@ -105,7 +115,7 @@ class Recognizer:
         missing = sorted({*self._options.languages, "osd"} - {str(name) for name in facts.get("languages", ())})
         if missing:
             raise ScannerUnavailable(f"Tesseract lacks trained data for {', '.join(missing)}: install the package.")
-        return Engine("tesseract", version)
+        return Engine("tesseract", f"{version} ({facts['how']})")
 
     def _pixels(self, sample: Sample, media_type: str, into: Path) -> Recognition:
         is_pdf = media_type == PDF

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageFilter
 
+from scanners.ocr_in_process import InProcess, engine_for
 from scanners.ocr_raster import decode_image, render_pdf
 from scanners.ocr_tesseract import PageFailed, Reading, Tesseract
 from scanners.sandbox_child import sandboxed
@@ -32,7 +33,7 @@ def read_page(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """
     page = Path("page.tif")
     deadline = time.monotonic() + args["seconds"] * (1 - RESERVE)
-    engine = Tesseract(args["program"], tuple(args["languages"]), deadline)
+    engine = engine_for(args["program"], args["languages"], deadline)
     raster = render_pdf if args["kind"] == "pdf" else decode_image
     with page.open("wb") as out:
         made = raster(args, [fds[0], out.fileno()])
@@ -59,7 +60,7 @@ def read_page(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     }
 
 
-def _read(engine: Tesseract, page: Path, enlarged: bool, pdf: bool) -> Reading:
+def _read(engine: InProcess | Tesseract, page: Path, enlarged: bool, pdf: bool) -> Reading:
     """The first reading; where it is doubtful, the best of it, the page turned, and the page smoothed."""
     best = engine.read(page, mode=ONE_COLUMN if enlarged else AUTOMATIC, pdf=pdf)
     with suppress(PageFailed):  # out of time for a closer look: the first stands
@@ -72,7 +73,7 @@ def _read(engine: Tesseract, page: Path, enlarged: bool, pdf: bool) -> Reading:
     return best
 
 
-def _turns(engine: Tesseract, page: Path, first: Reading) -> list[int]:
+def _turns(engine: InProcess | Tesseract, page: Path, first: Reading) -> list[int]:
     try:
         turn = engine.orientation(page)
     except PageFailed:  # "Too few characters" is a failure to Tesseract

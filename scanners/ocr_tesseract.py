@@ -1,4 +1,4 @@
-"""Tesseract 5 on one page of grey pixels: the text, how sure it is, and which way up the page was.
+"""Tesseract 5's program on one page of grey pixels: the text, how sure it is, and which way up the page was.
 
 Runs in the sandbox, whose limits Tesseract inherits and whose end it does not outlive. All paths are relative to the
 call's scratch directory.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scanners.sandbox_child import die_with_parent, sandboxed
+from scanners.sandbox_child import die_with_parent
 
 MAX_OUTPUT = 8 << 20  # bytes of text or table that are read back
 
@@ -52,19 +52,16 @@ class Tesseract:
         wanted = ["txt", "tsv", *(["pdf"] if pdf else [])]
         languages = "+".join(self.languages)
         options = ["-l", languages, "--psm", str(mode), "--dpi", "300", "-c", "textonly_pdf=1"]
-        self._run([str(page), base, *options, *wanted])
-        confidence, words, sure = _confidence(_bounded(Path(base + ".tsv")))
-        made = Path(base + ".pdf")
-        text = _bounded(Path(base + ".txt"))
-        return Reading(text, confidence, words, sure, made if pdf and made.exists() else None, turned)
+        self.run([str(page), base, *options, *wanted])
+        return collect(base, turned, pdf)
 
     def orientation(self, page: Path) -> int:
         """By how many degrees (clockwise) the page has to be turned to stand upright. Raises PageFailed."""
-        out = self._run([str(page), "stdout", "-l", "osd", "--psm", "0", "--dpi", "300"])
+        out = self.run([str(page), "stdout", "-l", "osd", "--psm", "0", "--dpi", "300"])
         found = re.search(rb"Rotate: (\d+)", out)
         return int(found[1]) % 360 if found else 0
 
-    def _run(self, arguments: Sequence[str]) -> bytes:
+    def run(self, arguments: Sequence[str]) -> bytes:
         """Run to the end and give stdout. Raises PageFailed; FileNotFoundError when there is no such program."""
         left = self.deadline - time.monotonic()
         if left <= 0:
@@ -91,18 +88,24 @@ class Tesseract:
         return done.stdout
 
 
-@sandboxed
-def tesseract_facts(args: dict[str, Any], _: list[int]) -> dict[str, Any]:
-    """The version and the installed languages of args["program"]; {"problem"} when it does not say."""
-    engine = Tesseract(args["program"], (), time.monotonic() + args["seconds"])
+def ask_program(engine: Tesseract) -> dict[str, Any]:
+    """The program's version and the installed languages; {"problem"} when it does not say."""
     try:
-        version = re.search(rb"tesseract v?(\d+(?:\.\d+)+)", engine._run(["--version"]))
-        languages = engine._run(["--list-langs"]).decode(errors="replace").splitlines()[1:]
+        version = re.search(rb"tesseract v?(\d+(?:\.\d+)+)", engine.run(["--version"]))
+        languages = engine.run(["--list-langs"]).decode(errors="replace").splitlines()[1:]
     except PageFailed as exc:
         return {"problem": str(exc)}
     except FileNotFoundError:
         return {"problem": "there is no such program"}
     return {"version": version[1].decode() if version else "", "languages": [line.strip() for line in languages]}
+
+
+def collect(base: str, turned: int, pdf: bool) -> Reading:
+    """What a run left in the files named `base`. Raises PageFailed."""
+    confidence, words, sure = _confidence(_bounded(Path(base + ".tsv")))
+    made = Path(base + ".pdf")
+    text = _bounded(Path(base + ".txt"))
+    return Reading(text, confidence, words, sure, made if pdf and made.exists() else None, turned)
 
 
 def _confidence(table: str) -> tuple[float, int, float]:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from scanners.base import Engine, ScannerError
 
+PRELOAD = "AIRLOCK_OCR_PRELOAD"  # tells a sandbox's zygote which languages to have ready, joined by "+"
+
 
 class RecognitionError(ScannerError):
     """Nothing can be said of the document's text."""

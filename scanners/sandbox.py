@@ -24,15 +24,7 @@ from scanners.sandbox_call import KILL_SECONDS, Call, Limits, SandboxError, Sand
 __all__ = ["Isolation", "Limits", "Sandbox", "SandboxError", "SandboxKilled", "SandboxTimeout"]
 
 # The modules whose functions marked with `sandbox_child.sandboxed` can be called: the registry is closed at start.
-MODULES = (
-    "scanners.structure.look",
-    "scanners.ocr_layer",
-    "scanners.ocr_office",
-    "scanners.ocr_overlay",
-    "scanners.ocr_page",
-    "scanners.ocr_raster",
-    "scanners.ocr_tesseract",
-)
+MODULES = ("scanners.structure.look",)  # nothing that is large: forking it is on every document's way
 START_SECONDS = 60.0
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TESSDATA_PREFIX", "TMPDIR", "TZ", "MAGIC")  # nothing else of our environment
 
@@ -49,9 +41,16 @@ class Isolation:
 class Sandbox:
     """Calls functions of a closed registry in disposable children. Safe from several threads and after a fork."""
 
-    def __init__(self, limits: Limits | None = None, *, modules: Sequence[str] = MODULES) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        modules: Sequence[str] = MODULES,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`variables` are added to the zygote's environment, for the `prepare` of its modules."""
         self.limits = limits or Limits()
-        self._modules = tuple(modules)
+        self._modules, self._variables = tuple(modules), dict(variables or {})
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
 
@@ -113,14 +112,14 @@ class Sandbox:
                 zygote.forget()
                 zygote = None
             if zygote is None:
-                zygote = self._zygote = _Zygote(self._modules)
+                zygote = self._zygote = _Zygote(self._modules, self._variables)
             return zygote
 
 
 class _Zygote:
     """One running zygote and the socket to it. Belongs to the process that started it, and ends with it."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], variables: Mapping[str, str]) -> None:
         self.owner = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = ours
@@ -133,6 +132,7 @@ class _Zygote:
             "OMP_THREAD_LIMIT": "1",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            **variables,
         }
         with theirs:
             command = [sys.executable, "-m", "scanners.sandbox_child", str(theirs.fileno()), str(self.owner), *modules]

@@ -265,9 +265,10 @@ def main(control: int, parent: int, modules: list[str]) -> None:
     """Load, close the doors, say so, serve."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the worker may finish its document first; we end with it
+    loaded = [importlib.import_module(module) for module in modules]
     registry = {
         name: function
-        for module in map(importlib.import_module, modules)
+        for module in loaded
         for name, function in vars(module).items()
         if getattr(function, "__sandboxed__", False)
     }
@@ -277,10 +278,13 @@ def main(control: int, parent: int, modules: list[str]) -> None:
     line = socket.socket(fileno=control)
     line.set_inheritable(False)
     isolation = {"no_network": _leave_network(), **_probe()}
-    gc.freeze()  # pages that a child's collector touches would have to be copied
     # Parsers write to standard error what they read in a sample: that belongs in no log.
     with open(os.devnull, "w") as devnull:  # noqa: PTH123
         os.dup2(devnull.fileno(), 2)
+    for module in loaded:  # what a module wants to have ready for its calls: every child gets it by the fork
+        getattr(module, "prepare", lambda: None)()
+    gc.freeze()  # pages that a child's collector touches would have to be copied
+    # Only now: the limit on memory counts from what is loaded.
     zygote = Zygote(line, parent, registry)
     line.send(json.dumps(isolation).encode())
     zygote.serve()

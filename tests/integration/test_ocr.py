@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from scanners.base import ScannerUnavailable
-from scanners.ocr import SANDBOXED, OcrOptions, Recognition, Recognizer
+from scanners.ocr import OcrOptions, Recognition, Recognizer, reading_sandbox
 from scanners.sandbox import Sandbox
 from tests.integration.ocr_samples import (
     WORDS,
@@ -34,7 +34,7 @@ OPTIONS = OcrOptions(jobs=2)
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     need("tesseract", "apt install tesseract-ocr")
-    made = Sandbox(modules=SANDBOXED)
+    made = reading_sandbox(OPTIONS.languages)
     yield made
     made.close()
 

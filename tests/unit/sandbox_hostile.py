@@ -22,6 +22,10 @@ def echo(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     return {"args": args, "read": [os.pread(fd, 100, 0).decode() for fd in fds], "pid": os.getpid()}
 
 
+def prepare() -> None:
+    os.environ["AIRLOCK_READY"] = os.environ.get("AIRLOCK_TOLD", "")
+
+
 @sandboxed
 def surroundings(args: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     return {

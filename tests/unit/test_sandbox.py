@@ -60,6 +60,14 @@ def test_the_environment_holds_no_secret(sandbox: Sandbox, monkeypatch: pytest.M
     assert {line.split(":")[0] for line in answer["fds"]} == {"socket"}  # its own talk with us, nothing else
 
 
+def test_modules_are_told_what_to_have_ready() -> None:
+    fresh = Sandbox(LIMITS, modules=HOSTILE, variables={"AIRLOCK_TOLD": "this"})
+    answer = fresh.call("surroundings")
+    fresh.close()
+    assert answer["environment"]["AIRLOCK_TOLD"] == "this"
+    assert answer["environment"]["AIRLOCK_READY"] == "this"
+
+
 def test_it_has_no_rights(sandbox: Sandbox) -> None:
     status = dict(line.split(":\t", 1) for line in sandbox.call("surroundings")["status"].splitlines() if ":\t" in line)
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0

@@ -5,7 +5,7 @@ QUARANTINED -> CLEAN -> RECOGNIZED -> APPROVED -> AVAILABLE -> EXPIRED | DELETED
      |           |        v    | person   |
      |           |      IN_REVIEW         |
      +-----------+--------+---------------+--> REJECTED (a reason)
-     any working state, attempts exhausted --> FAILED   (replayable: back to where it failed)
+     any working state, attempts exhausted --> FAILED   (replayable: back to where it failed, or anew)
      anything that is not an end ------------> DELETED  (its owner asked)
 """
 

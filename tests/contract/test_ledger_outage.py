@@ -37,7 +37,7 @@ def test_a_server_that_goes_and_comes_back(server_of: object, tmp_path: Path) ->
             tx.insert(new)
         with pytest.raises(LedgerUnavailable) as caught:
             running.__exit__(None, None, None)  # the server died between the insert and the commit
-        assert str(caught.value) .startswith("The database cannot be reached, or is busy")
+        assert str(caught.value).startswith("The database cannot be reached, or is busy")
         for call in (ledger.ping, ledger.upgrade, ledger.revision, lambda: inserted(ledger)):
             with pytest.raises(LedgerUnavailable) as caught:
                 call()

@@ -36,7 +36,10 @@ class NewDocument:
     retention: str
     policy_digest: str
     correlation_id: str
-    via: str = "direct"  # the way in: direct, adopted, ...
+    via: str = "direct"  # the way in: direct, tus, chunks, put, drop, adopted, ...
+    declared_sha256: str | None = None  # what the sender says the bytes hash to, where nobody has compared yet
+    batch_id: UUID | None = None
+    state: State = State.QUARANTINED  # RECEIVED: the bytes are there in parts, and `source` names no version yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class Document:
     text_length: int | None
     pages: int | None
     parts: tuple[Part, ...] = ()
+    declared_sha256: str | None = None
+    batch_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,8 @@ class Advance:
     detail: str | None = None
     detected_type: str | None = None
     sha256: str | None = None  # set by inspect where the upload did not hash
+    source: ObjectRef | None = None  # set by assemble: what the parts became
+    size: int | None = None
     verdicts: tuple[VerdictRecord, ...] = ()
     parts: tuple[Part, ...] = ()  # added, or replaced by name
     served: ObjectRef | None = None
@@ -175,3 +182,60 @@ class Replay:
     fingerprint: str
     document_ids: tuple[UUID, ...]
     at: datetime | None = None
+
+
+class UploadMethod(StrEnum):
+    """The ways in that take more than one request."""
+
+    TUS = "tus"
+    TUS_PARTIAL = "tus_partial"  # becomes a piece of another upload, never a document of its own
+    TUS_FINAL = "tus_final"  # partial uploads, joined
+    CHUNKS = "chunks"
+    PUT = "put"  # one request to a signed URL
+    POST = "post"  # one form to the store
+    MULTIPART = "multipart"  # parts to signed URLs
+    SESSION = "session"  # a resumable session of Cloud Storage
+    DROP = "drop"  # an object that somebody else put into the bucket
+
+
+class UploadState(StrEnum):
+    """Whether a way in is still open. COMPLETED: there is a document with the upload's id (not for a partial one)."""
+
+    OPEN = "open"
+    COMPLETED = "completed"
+    ABORTED = "aborted"  # its sender gave it up
+    EXPIRED = "expired"  # nobody finished it in time
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A way in that takes several requests. Its id is the id of the document that it becomes."""
+
+    id: UUID
+    tenant: str
+    method: UploadMethod
+    state: UploadState
+    key: str  # where its bytes will lie in quarantine
+    name: str | None  # the sender's, cleaned
+    declared_type: str | None
+    size: int | None  # announced; None: not said (yet)
+    declared_sha256: str | None
+    offset: int  # bytes that are acknowledged, where they come in order
+    progress: str  # the store's own words for what is unfinished; may hold a secret; "" where there is nothing
+    details: Mapping[str, Json]  # what the method needs to remember
+    version: str | None  # of the finished object, where the upload is a piece of another
+    batch_id: UUID | None
+    correlation_id: str
+    created_at: datetime
+    expires_at: datetime
+    lock_owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPart:
+    """One piece of an upload whose pieces come in any order: an object of its own, or a part that the store holds."""
+
+    number: int  # 0, 1, 2...
+    size: int
+    version: str  # pins the piece's object; or the part's ETag
+    sha256: str | None = None

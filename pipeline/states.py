@@ -1,7 +1,7 @@
 """Where a document can be, and how it may move. Pure: imports nothing but the standard library.
 
-QUARANTINED -> CLEAN -> RECOGNIZED -> APPROVED -> AVAILABLE -> EXPIRED | DELETED | RECALLED
-     |           |        |    ^          |
+RECEIVED -> QUARANTINED -> CLEAN -> RECOGNIZED -> APPROVED -> AVAILABLE -> EXPIRED | DELETED | RECALLED
+(in parts)   |           |        |    ^          |
      |           |        v    | person   |
      |           |      IN_REVIEW         |
      +-----------+--------+---------------+--> REJECTED (a reason)
@@ -18,6 +18,7 @@ from enum import StrEnum
 class State(StrEnum):
     """Where a document is. 'Being worked on' is a lease on the row, not a state."""
 
+    RECEIVED = "received"  # all bytes are in the store, in parts that are still to be put together
     QUARANTINED = "quarantined"
     CLEAN = "clean"
     RECOGNIZED = "recognized"
@@ -42,6 +43,7 @@ class Reason(StrEnum):
     ENCRYPTED = "encrypted"
     LIMIT_EXCEEDED = "limit_exceeded"
     DAMAGED = "damaged"
+    DIGEST_MISMATCH = "digest_mismatch"  # the sender named another SHA-256 than the bytes that arrived have
     OCR_FAILED = "ocr_failed"  # only where the policy says that text is required
     SOURCE_CHANGED = "source_changed"  # the pinned bytes are gone or are not the bytes that were recorded
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # FAILED: each attempt ended in an error that may pass
@@ -52,7 +54,7 @@ class Reason(StrEnum):
 
 
 # States from which a step takes a document on (flow.FLOW has exactly these keys).
-WORKING = frozenset({State.QUARANTINED, State.CLEAN, State.RECOGNIZED, State.APPROVED})
+WORKING = frozenset({State.RECEIVED, State.QUARANTINED, State.CLEAN, State.RECOGNIZED, State.APPROVED})
 # States in which the content can be fetched.
 SERVED = frozenset({State.AVAILABLE})
 # States that nothing leaves, ever.
@@ -61,6 +63,7 @@ ENDS = frozenset({State.REJECTED, State.EXPIRED, State.DELETED, State.RECALLED})
 SETTLED = ENDS | {State.AVAILABLE, State.FAILED, State.IN_REVIEW}
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.RECEIVED: frozenset({State.QUARANTINED, State.REJECTED, State.FAILED, State.DELETED}),
     State.QUARANTINED: frozenset({State.CLEAN, State.REJECTED, State.FAILED, State.DELETED}),
     State.CLEAN: frozenset({State.RECOGNIZED, State.REJECTED, State.FAILED, State.DELETED}),
     State.RECOGNIZED: frozenset({State.APPROVED, State.IN_REVIEW, State.REJECTED, State.FAILED, State.DELETED}),

@@ -80,6 +80,8 @@ documents = Table(
     Column("pages", Integer),
     Column("last_seq", Integer, nullable=False),  # the head of the event chain: a settle reads one row, not two
     Column("last_hash", Sha256, nullable=False),
+    Column("declared_sha256", Sha256),
+    Column("batch_id", Uuid),
     **IN_MARIADB,
 )
 Index("ix_documents_listing", documents.c.tenant, documents.c.created_at, documents.c.id)
@@ -215,14 +217,36 @@ uploads = Table(
     Column("id", Uuid, primary_key=True),
     Column("tenant", Tenant, nullable=False),
     Column("method", Word, nullable=False),
+    Column("state", Word, nullable=False),
     Column("key", String(255), nullable=False),
     Column("name", FileName),
     Column("declared_type", MediaType),
-    Column("declared_size", BigInteger),
+    Column("size", BigInteger),
+    Column("declared_sha256", Sha256),
     Column("offset", BigInteger, nullable=False),
-    Column("state", Word, nullable=False),
+    Column("progress", Text, nullable=False),
+    Column("details", JSON, nullable=False),
+    Column("version", String(1024)),
+    Column("batch_id", Uuid),
+    Column("correlation_id", String(128), nullable=False),
+    Column("lock_owner", String(255)),
+    Column("lock_until", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    Column("cleaned_at", BigInteger),  # nothing of it is left in the store but the document's own object
     **IN_MARIADB,
 )
 Index("ix_uploads_expiry", uploads.c.state, uploads.c.expires_at)
+Index("ix_uploads_cleaning", uploads.c.cleaned_at, uploads.c.state)
+Index("ix_uploads_tenant", uploads.c.tenant, uploads.c.state)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("upload_id", Uuid, ForeignKey("uploads.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, nullable=False),
+    Column("version", String(1024), nullable=False),
+    Column("sha256", Sha256),
+    **IN_MARIADB,
+)

@@ -8,7 +8,18 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
-from pipeline.documents import ApiKey, Document, Event, NewDocument, Part, VerdictRecord
+from pipeline.documents import (
+    ApiKey,
+    Document,
+    Event,
+    NewDocument,
+    Part,
+    Upload,
+    UploadMethod,
+    UploadPart,
+    UploadState,
+    VerdictRecord,
+)
 from pipeline.ledger.chain import plain
 from pipeline.ledger.clock import epoch_ms, instant, maybe_instant
 from pipeline.states import Reason, State
@@ -60,6 +71,8 @@ def new_document_columns(new: NewDocument) -> Columns:
         "policy_digest": new.policy_digest,
         "correlation_id": new.correlation_id,
         "via": new.via,
+        "declared_sha256": new.declared_sha256,
+        "batch_id": new.batch_id,
         **source_columns(new.source),
     }
 
@@ -96,6 +109,8 @@ def document_of(row: Line, parts: Sequence[Part] = ()) -> Document:
         text_length=row.text_length,
         pages=row.pages,
         parts=tuple(parts),
+        declared_sha256=row.declared_sha256,
+        batch_id=row.batch_id,
     )
 
 
@@ -182,3 +197,32 @@ def key_of_row(row: Line) -> ApiKey:
     return ApiKey(
         row.id, row.tenant, row.name, frozenset(row.scopes), instant(row.created_at), maybe_instant(row.revoked_at)
     )
+
+
+def upload_of(row: Line) -> Upload:
+    """A row of `uploads` as a value."""
+    return Upload(
+        id=row.id,
+        tenant=row.tenant,
+        method=UploadMethod(row.method),
+        state=UploadState(row.state),
+        key=row.key,
+        name=row.name,
+        declared_type=row.declared_type,
+        size=row.size,
+        declared_sha256=row.declared_sha256,
+        offset=row.offset,
+        progress=row.progress,
+        details=row.details,
+        version=row.version,
+        batch_id=row.batch_id,
+        correlation_id=row.correlation_id,
+        created_at=instant(row.created_at),
+        expires_at=instant(row.expires_at),
+        lock_owner=row.lock_owner,
+    )
+
+
+def upload_part_of(row: Line) -> UploadPart:
+    """A row of `upload_parts` as a value."""
+    return UploadPart(row.number, row.size, row.version, row.sha256)

@@ -9,6 +9,8 @@ from uuid import UUID
 # Retention classes and tenants are names that operators choose, held to this at their source.
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 PARTS = frozenset({"original", "text", "pdf"})
+# What an upload that is not whole yet has left so far: `piece-0`, `piece-rest`. Never a document's, never served.
+PIECE = re.compile(r"piece-[a-z0-9]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +22,15 @@ class Place:
     document_id: UUID
     part: str
 
+    @property
+    def is_piece(self) -> bool:
+        """Whether this is a piece of an upload, and not a part of a document."""
+        return self.part not in PARTS
+
 
 def key_of(retention: str, tenant: str, document_id: UUID, part: str = "original") -> str:
     """The key of one part of a document, the same in quarantine and in serving. Raises ValueError on a bad name."""
-    if not (NAME.fullmatch(retention) and NAME.fullmatch(tenant) and part in PARTS):
+    if not (NAME.fullmatch(retention) and NAME.fullmatch(tenant) and (part in PARTS or PIECE.fullmatch(part))):
         raise ValueError("retention classes and tenants are [a-z0-9-]; parts are a closed list")
     return f"{retention}/{tenant}/{document_id}/{part}"
 
@@ -36,6 +43,6 @@ def parse(key: str) -> Place | None:
                 document_id = UUID(document)
             except ValueError:
                 return None
-            if part in PARTS and str(document_id) == document:
+            if (part in PARTS or PIECE.fullmatch(part)) and str(document_id) == document:
                 return Place(retention, tenant, document_id, part)
     return None

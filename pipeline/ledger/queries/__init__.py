@@ -7,9 +7,10 @@ from pipeline.ledger.queries.keys import KeyQueries
 from pipeline.ledger.queries.moves import MoveQueries
 from pipeline.ledger.queries.outbox import OutboxQueries
 from pipeline.ledger.queries.sweep import Stranded, SweepQueries
+from pipeline.ledger.queries.uploads import UploadQueries
 
 __all__ = ["Stranded", "Transaction"]
 
 
-class Transaction(FlowQueries, MoveQueries, OutboxQueries, SweepQueries, KeyQueries):
+class Transaction(FlowQueries, MoveQueries, OutboxQueries, SweepQueries, KeyQueries, UploadQueries):
     """What can be asked and said inside `Ledger.begin()` or `Ledger.reading()`. Not for two threads at once."""

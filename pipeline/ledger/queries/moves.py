@@ -50,9 +50,9 @@ class MoveQueries(WritingQueries):
         refuse_unstorable(columns)
         now = self._now()
         head = Head(new.id, new.tenant, -1, "", now)
-        columns |= entering(State.QUARANTINED, now) | {"created_at": now, "attempt": 0}
+        columns |= entering(new.state, now) | {"created_at": now, "attempt": 0}
         # The row first (the event refers to it), already with the head that its first event will have.
-        first = Move(None, State.QUARANTINED, None, {"via": new.via})
+        first = Move(None, new.state, None, {"via": new.via})
         return self._insert_with(columns, head, first, actor)
 
     def _insert_with(self, columns: Columns, head: Head, first: Move, actor: str) -> Event:
@@ -101,7 +101,7 @@ class MoveQueries(WritingQueries):
             raise Conflict("the document's bytes are erased: it cannot be replayed", state=row.state)
         failed_in = self._read(FAILED_IN, {"document_id": document_id, "last": row.last_seq}).scalar_one()
         to = State(failed_in)
-        if row.reason == Reason.PROCESSING_ERROR:
+        if row.reason == Reason.PROCESSING_ERROR and to is not State.RECEIVED:
             to = State.QUARANTINED
             self._write(DROP_ALL_PARTS, {"its_id": document_id})
         # Its bytes are needed again: an erasure that was due for the failed document is off.

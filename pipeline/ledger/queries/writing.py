@@ -16,7 +16,7 @@ from pipeline.ledger.chain import plain, seal
 from pipeline.ledger.clock import instant, span_ms
 from pipeline.ledger.models import documents, events, parts, receipts, verdicts
 from pipeline.ledger.queries.documents import DocumentQueries
-from pipeline.ledger.rows import Columns, part_columns, served_columns, storable, verdict_columns
+from pipeline.ledger.rows import Columns, part_columns, served_columns, source_columns, storable, verdict_columns
 from pipeline.states import Reason, State
 
 ADD_EVENT = insert(events)
@@ -142,6 +142,7 @@ def learnt(
     *,
     detected_type: str | None = None,
     sha256: str | None = None,
+    size: int | None = None,
     text_length: int | None = None,
     pages: int | None = None,
     expires_in: timedelta | None = None,
@@ -151,6 +152,7 @@ def learnt(
     known = {
         "detected_type": detected_type,
         "sha256": sha256,
+        "size": size,
         "text_length": text_length,
         "pages": pages,
         "expires_at": None if expires_in is None else now + span_ms(expires_in),
@@ -167,6 +169,7 @@ def advanced(advances: Sequence[Advance], now: int) -> Columns:
             now,
             detected_type=step.detected_type,
             sha256=step.sha256,
+            size=step.size,
             text_length=step.text_length,
             pages=step.pages,
             expires_in=step.expires_in,
@@ -174,6 +177,8 @@ def advanced(advances: Sequence[Advance], now: int) -> Columns:
         )
         if step.served is not None:
             columns |= served_columns(step.served)
+        if step.source is not None:
+            columns |= source_columns(step.source)
     return columns
 
 
@@ -186,6 +191,7 @@ def changed(document: Document, columns: Columns, new_parts: Iterable[Part], adv
     }
     for step in advances:
         values["served"] = step.served or values.get("served", document.served)
+        values["source"] = step.source or values.get("source", document.source)
     by_name = {part.name: part for part in (*document.parts, *new_parts)}
     values["parts"] = tuple(by_name[name] for name in sorted(by_name))
     return replace(document, **values)

@@ -1,0 +1,231 @@
+"""Uploads that take several requests: opened, locked by one request at a time, moved on, ended, cleaned up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select
+
+from pipeline.documents import Json, Upload, UploadMethod, UploadPart, UploadState
+from pipeline.errors import Conflict, NotFound, ObjectExists
+from pipeline.ledger.chain import plain
+from pipeline.ledger.clock import now_ms, span_ms
+from pipeline.ledger.models import documents, upload_parts, uploads
+from pipeline.ledger.queries.base import Statements, chunks, locking, updated
+from pipeline.ledger.rows import Columns, upload_of, upload_part_of
+from pipeline.states import State
+
+ONE = select(uploads).where(uploads.c.id == bindparam("upload_id"))
+LOCK_ROW = locking(select(uploads).where(uploads.c.id == bindparam("upload_id")), uploads)
+OPEN = uploads.c.state == UploadState.OPEN
+UNLOCKED = or_(uploads.c.lock_until.is_(None), uploads.c.lock_until < now_ms())
+MINE = and_(uploads.c.id == bindparam("its_id"), OPEN, uploads.c.lock_owner == bindparam("its_owner"))
+LOCK = (
+    updated(uploads)
+    .where(uploads.c.id == bindparam("its_id"), OPEN, or_(UNLOCKED, uploads.c.lock_owner == bindparam("its_owner")))
+    .values(lock_owner=bindparam("owner"), lock_until=now_ms() + bindparam("lease"))
+)
+UNLOCK = (
+    updated(uploads)
+    .where(uploads.c.id == bindparam("its_id"), uploads.c.lock_owner == bindparam("its_owner"))
+    .values(lock_owner=None, lock_until=None)
+)
+HELD = updated(uploads).where(MINE)
+END = updated(uploads).where(uploads.c.id == bindparam("its_id"), OPEN)
+PARTS = select(upload_parts).where(upload_parts.c.upload_id == bindparam("upload_id")).order_by(upload_parts.c.number)
+DROP_PART = delete(upload_parts).where(
+    upload_parts.c.upload_id == bindparam("its_id"), upload_parts.c.number == bindparam("its_number")
+)
+DROP_PARTS = delete(upload_parts).where(upload_parts.c.upload_id == bindparam("its_id"))
+EXPIRED = (
+    select(uploads)
+    .where(OPEN, uploads.c.expires_at <= now_ms(), UNLOCKED)
+    .order_by(uploads.c.expires_at)
+    .limit(bindparam("at_most"))
+)
+# A document that is not put together yet, or failed at that, still needs what its upload left.
+TO_CLEAN = (
+    select(uploads)
+    .select_from(uploads.outerjoin(documents, documents.c.id == uploads.c.id))
+    .where(
+        uploads.c.cleaned_at.is_(None),
+        uploads.c.state != UploadState.OPEN,
+        or_(documents.c.state.is_(None), documents.c.state.not_in([State.RECEIVED, State.FAILED])),
+        # A finished piece waits until it is needed, or until its own time is up.
+        or_(uploads.c.method != UploadMethod.TUS_PARTIAL, uploads.c.expires_at <= now_ms()),
+    )
+    .limit(bindparam("at_most"))
+)
+CLEANED = updated(uploads).where(uploads.c.id == bindparam("its_id")).values(cleaned_at=now_ms(), progress="")
+LEFT = select(uploads.c.id, uploads.c.progress).where(uploads.c.cleaned_at.is_(None), uploads.c.progress != "")
+FORGET = delete(uploads).where(uploads.c.cleaned_at < now_ms() - bindparam("older_than"))
+FORGET_PARTS = delete(upload_parts).where(
+    upload_parts.c.upload_id.in_(select(uploads.c.id).where(uploads.c.cleaned_at < now_ms() - bindparam("older_than")))
+)
+IN_USE = select(func.count(), func.coalesce(func.sum(uploads.c.size), 0)).where(
+    uploads.c.tenant == bindparam("tenant"), OPEN
+)
+
+
+class UploadQueries(Statements):
+    """Every write names what it expects to find, so a request that comes twice, or too late, changes nothing."""
+
+    def open_upload(self, upload: Upload, *, expires_in: timedelta) -> Upload:
+        """Record a new way in. Its times are set here, by the database's clock. ObjectExists: the id is taken."""
+        now = self._now()
+        row: Columns = {
+            "id": upload.id,
+            "tenant": upload.tenant,
+            "method": upload.method,
+            "state": upload.state,
+            "key": upload.key,
+            "name": upload.name,
+            "declared_type": upload.declared_type,
+            "size": upload.size,
+            "declared_sha256": upload.declared_sha256,
+            "offset": upload.offset,
+            "progress": upload.progress,
+            "details": plain(upload.details),
+            "version": upload.version,
+            "batch_id": upload.batch_id,
+            "correlation_id": upload.correlation_id,
+            "created_at": now,
+            "expires_at": now + span_ms(expires_in),
+        }
+        self._write_once(insert(uploads), row, ObjectExists("there is an upload with this id already"))
+        return self.upload(upload.id)
+
+    def upload(self, upload_id: UUID, *, tenant: str | None = None) -> Upload:
+        """One upload. NotFound also for another tenant's: nobody is told that it is there."""
+        row = self._read(ONE, {"upload_id": upload_id}).one_or_none()
+        if row is None or (tenant is not None and row.tenant != tenant):
+            raise NotFound("there is no such upload")
+        return upload_of(row)
+
+    def uploads(self, ids: list[UUID], *, tenant: str) -> dict[UUID, Upload]:
+        """Those of the tenant's uploads that are there, by id."""
+        found: dict[UUID, Upload] = {}
+        for some in chunks(ids):
+            rows = self._read(select(uploads).where(uploads.c.id.in_(some), uploads.c.tenant == tenant))
+            found |= {row.id: upload_of(row) for row in rows}
+        return found
+
+    def lock_upload(self, upload_id: UUID, *, owner: str, lease: timedelta) -> bool:
+        """Keep every other request away for `lease`; the same owner may renew. False: held by another, or not open."""
+        values = {"its_id": upload_id, "its_owner": owner, "owner": owner, "lease": span_ms(lease)}
+        return self._write(LOCK, values).rowcount == 1
+
+    def unlock_upload(self, upload_id: UUID, *, owner: str) -> None:
+        """Let others in; nothing happens where the lock was lost."""
+        self._write(UNLOCK, {"its_id": upload_id, "its_owner": owner})
+
+    def advance_upload(
+        self,
+        upload_id: UUID,
+        *,
+        owner: str,
+        offset: int,
+        progress: str,
+        lease: timedelta,
+        size: int | None = None,
+        expires_in: timedelta | None = None,
+    ) -> bool:
+        """Note how far it has got, and hold the lock on. False: it is not ours any more, or not open; stop writing."""
+        values: Columns = {"offset": offset, "progress": progress, "lock_until": now_ms() + span_ms(lease)}
+        if size is not None:
+            values["size"] = size
+        if expires_in is not None:
+            values["expires_at"] = now_ms() + span_ms(expires_in)
+        return self._write(HELD.values(**values), {"its_id": upload_id, "its_owner": owner}).rowcount == 1
+
+    def put_upload_part(
+        self, upload_id: UUID, part: UploadPart, *, expires_in: timedelta | None = None
+    ) -> UploadPart | None:
+        """Note a piece, in place of the one of this number that was there (returned, for its object to be removed).
+
+        Conflict: the upload is not open.
+        """
+        self._open_row(upload_id)
+        if expires_in is not None:
+            self._write(END.values(expires_at=now_ms() + span_ms(expires_in)), {"its_id": upload_id})
+        before = self._read(PARTS.where(upload_parts.c.number == part.number), {"upload_id": upload_id}).one_or_none()
+        self._write(DROP_PART, {"its_id": upload_id, "its_number": part.number})
+        row = {"upload_id": upload_id, "number": part.number, "size": part.size}
+        self._write(insert(upload_parts), row | {"version": part.version, "sha256": part.sha256})
+        return None if before is None else upload_part_of(before)
+
+    def upload_parts(self, upload_id: UUID) -> list[UploadPart]:
+        """The pieces that are noted, by number."""
+        return [upload_part_of(row) for row in self._read(PARTS, {"upload_id": upload_id})]
+
+    def set_upload_parts(self, upload_id: UUID, parts: list[UploadPart]) -> None:
+        """Note exactly these pieces: what the store holds, as it was listed. Conflict: the upload is not open."""
+        self._open_row(upload_id)
+        self._write(DROP_PARTS, {"its_id": upload_id})
+        for some in chunks(parts):
+            rows = [
+                {"upload_id": upload_id, "number": one.number, "size": one.size, "version": one.version}
+                | {"sha256": one.sha256}
+                for one in some
+            ]
+            self._write(insert(upload_parts), rows)
+
+    def end_upload(
+        self,
+        upload_id: UUID,
+        to: UploadState,
+        *,
+        owner: str | None = None,
+        offset: int | None = None,
+        progress: str | None = None,
+        size: int | None = None,
+        version: str | None = None,
+        details: Mapping[str, Json] | None = None,
+    ) -> bool:
+        """Close an open upload; of any number that try, one gets True. With `owner` only its lock's holder may."""
+        values: Columns = {"state": to, "lock_owner": None, "lock_until": None}
+        known = {"offset": offset, "progress": progress, "size": size, "version": version}
+        values |= {name: value for name, value in known.items() if value is not None}
+        if details is not None:
+            values["details"] = plain(details)
+        if owner is None:
+            return self._write(END.values(**values), {"its_id": upload_id}).rowcount == 1
+        return self._write(HELD.values(**values), {"its_id": upload_id, "its_owner": owner}).rowcount == 1
+
+    def _open_row(self, upload_id: UUID) -> Any:
+        row = self._write(LOCK_ROW, {"upload_id": upload_id}).one_or_none()
+        if row is None:
+            raise NotFound("there is no such upload")
+        if row.state != UploadState.OPEN:
+            raise Conflict(f"the upload is {row.state}: nothing can be added to it", state=row.state)
+        return row
+
+    def expired_uploads(self, limit: int) -> list[Upload]:
+        """Open uploads whose time is up and that no request is working on."""
+        return [upload_of(row) for row in self._read(EXPIRED, {"at_most": limit})]
+
+    def uploads_to_clean(self, limit: int) -> list[Upload]:
+        """Uploads that are over and of which something may be left in the store that nobody needs."""
+        return [upload_of(row) for row in self._read(TO_CLEAN, {"at_most": limit})]
+
+    def upload_cleaned(self, upload_id: UUID) -> None:
+        """Record that nothing is left."""
+        self._write(CLEANED, {"its_id": upload_id})
+
+    def unfinished(self) -> dict[UUID, str]:
+        """The store's own words for everything that is still needed, by upload: what a sweep must not abort."""
+        return {row.id: row.progress for row in self._read(LEFT)}
+
+    def forget_uploads(self, *, older_than: timedelta) -> int:
+        """Drop the rows of uploads that were cleaned up so long ago; returns how many."""
+        values = {"older_than": span_ms(older_than)}
+        self._write(FORGET_PARTS, values)
+        return self._write(FORGET, values).rowcount
+
+    def open_uploads(self, tenant: str) -> tuple[int, int]:
+        """How many uploads of the tenant's are open, and how many bytes they have announced."""
+        count, size = self._read(IN_USE, {"tenant": tenant}).one()
+        return int(count), int(size)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ingest_api.events import Watcher
     from ingest_api.health import Health
     from ingest_api.metrics import Metrics
+    from ingest_api.oidc import PushTokens
     from ingest_api.uploads.recorder import Recorder
 
 P = ParamSpec("P")
@@ -71,12 +72,14 @@ class Web:
         from ingest_api.events import Watcher
         from ingest_api.health import Health
         from ingest_api.metrics import Metrics
+        from ingest_api.oidc import PushTokens
         from ingest_api.uploads.recorder import Recorder
 
         self.services = services
         self.threads = Threads()
         self.recorder: Recorder = Recorder(services)
         self.keys: KeyCache = KeyCache(services)
+        self.push_tokens: PushTokens = PushTokens(services.settings, self.threads)
         self.metrics: Metrics = Metrics()
         self.health: Health = Health(services, self.threads)
         self.watcher: Watcher = Watcher(services, self.threads)

@@ -61,6 +61,16 @@ class Settings(BaseSettings):
     receipt_key_file: Path | None = None  # Ed25519 private key (PEM); default: made once in var_dir
     download_seconds: int = Field(900, ge=1, le=7200)  # how long a signed URL lives
 
+    event_sources: Annotated[frozenset[str], NoDecode] = frozenset()  # queues that say what landed: events/open.py
+    event_secret: SecretStr | None = Field(None, min_length=16)  # what a bucket's webhook sends as its bearer token
+    push_audiences: Annotated[frozenset[str], NoDecode] = frozenset()  # whom pushed OIDC tokens are meant for: us
+    push_accounts: Annotated[frozenset[str], NoDecode] = frozenset()  # the service accounts that may push
+    push_keys_url: str = "https://www.googleapis.com/oauth2/v3/certs"  # the keys that such tokens are signed by
+
+    upload_seconds: float = Field(86400.0, gt=0)  # how long an upload may stay open without a byte
+    presign_seconds: int = Field(3600, ge=1, le=7200)  # how long a URL lives that a client sends bytes to
+    drop_after_seconds: float = Field(60.0, ge=0)  # an object in a drop folder that no event told of is taken once this old
+
     lease_seconds: float = Field(30.0, gt=0)
     max_tries: int = Field(5, ge=1)
     retry_base_seconds: float = Field(2.0, gt=0)
@@ -79,6 +89,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lanes(cls, value: object) -> object:
         return frozenset(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("event_sources", "push_audiences", "push_accounts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return frozenset(each.strip() for each in value.split(",") if each.strip())
 
     @cached_property
     def base_url(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from ingest_api import documents, events, health, metrics, objects, problems, public, reference
+from ingest_api import documents, events, health, objects, problems, public, reference
 from ingest_api.edge import Edge
 from ingest_api.openapi import describe
 from ingest_api.uploads import direct
@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
             {"name": "operations", "description": "For whoever runs the service."},
         ],
     )
-    for module in (direct, documents, events, objects, public, reference, health, metrics):
+    for module in (direct, documents, events, objects, public, reference, health):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(Edge)

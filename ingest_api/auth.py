@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -18,6 +17,7 @@ from pipeline.api_keys import hash_key
 from pipeline.documents import ApiKey
 from pipeline.errors import Forbidden, Unauthorized
 from pipeline.services import Services
+from pipeline.telemetry import contextvars
 
 READ = "documents:read"
 WRITE = "documents:write"
@@ -92,7 +92,7 @@ async def principal(
         web.keys.keep(secret_sha256, key)
     if key is None:
         raise _unknown()
-    structlog.contextvars.bind_contextvars(tenant=key.tenant, key_id=str(key.id))
+    contextvars.bind_contextvars(tenant=key.tenant, key_id=str(key.id))
     return Principal(key.tenant, key.scopes, key.id)
 
 

@@ -10,17 +10,18 @@ import re
 import time
 import uuid
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingest_api.metrics import Metrics
 from ingest_api.problems import render
 from pipeline.errors import AirlockError
-from pipeline.telemetry import logger
+from pipeline.telemetry import contextvars, logger
+
+if TYPE_CHECKING:
+    from ingest_api.metrics import Metrics
 
 log = logger(__name__)
 
@@ -47,8 +48,8 @@ class Edge:
         given = headers.get("x-request-id", "")
         correlation_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["correlation_id"] = correlation_id
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(correlation_id=correlation_id)
+        contextvars.clear_contextvars()
+        contextvars.bind_contextvars(correlation_id=correlation_id)
         metrics: Metrics = scope["app"].state.web.metrics
         exchange = _Exchange(receive, send, correlation_id, has_body=_has_body(headers))
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz`: is the process alive, can it accept, and does everything behind it work.
+"""`/livez`, `/readyz` and `/metrics`: is the process alive, can it accept, and does everything behind it work.
 
 Ready means that uploads can be accepted: the ledger and both stores answer. A queue or a scanner that is away makes the
 service degraded, not unready: what arrives is kept and waits, so taking the API out of its load balancer would turn
@@ -157,3 +157,19 @@ async def readyz(
         parts=parts,
     )
     return JSONResponse(body.model_dump(exclude_none=True), 200 if (well if every else able) else 503)
+
+
+@router.get(
+    "/metrics",
+    summary="Numbers for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """Requests, bytes, durations; documents by state, the oldest that wait and for what; the scanner's fitness."""
+    from ingest_api.metrics import CONTENT_TYPE, scraped
+
+    web = web_of(request)
+    fitness, age = await web.health.scanner()
+    text = await web.threads.rows(scraped, web.services, web.metrics, fitness, age)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE})

@@ -1,26 +1,25 @@
-"""`/metrics` for Prometheus. A registry of its own for each app: nothing is global."""
+"""The numbers of `/metrics`, for Prometheus. A registry of its own for each app: nothing is global.
+
+Loaded when the app starts, not with it (see web.py): the client library brings an HTTP server of its own along.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from fastapi import APIRouter, Request
-from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from ingest_api.web import web_of
 from pipeline.errors import AirlockError
 from pipeline.services import Services
 from pipeline.states import State
 from scanners.base import Fitness
 
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-
-router = APIRouter(tags=["operations"])
 
 
 class Metrics:
@@ -117,26 +116,9 @@ def _family(name: str, text: str, label: str, values: Mapping[str, float]) -> Me
     return family
 
 
-def _text(registries: Iterable[CollectorRegistry]) -> bytes:
-    return b"".join(generate_latest(registry) for registry in registries)
-
-
-@router.get(
-    "/metrics",
-    summary="Numbers for Prometheus",
-    response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-)
-async def metrics(request: Request) -> Response:
-    """Requests, bytes, durations; documents by state, the oldest that wait and for what; the scanner's fitness."""
-    web = web_of(request)
-    fitness, age = await web.health.scanner()
-    asked = CollectorRegistry()
-    asked.register(ScannerNumbers(fitness, age))
-    ledger = CollectorRegistry()
-
-    def text() -> bytes:
-        ledger.register(LedgerNumbers(web.services))
-        return _text((web.metrics.registry, asked, ledger))
-
-    return Response(await web.threads.rows(text), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+def scraped(services: Services, own: Metrics, fitness: Fitness, age_seconds: float | None) -> bytes:
+    """What a scrape reads, in `CONTENT_TYPE`. Asks the ledger: blocks."""
+    scanner, ledger = CollectorRegistry(), CollectorRegistry()
+    scanner.register(ScannerNumbers(fitness, age_seconds))
+    ledger.register(LedgerNumbers(services))
+    return b"".join(generate_latest(registry) for registry in (own.registry, scanner, ledger))

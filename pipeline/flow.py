@@ -13,8 +13,6 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
-import structlog
-
 from pipeline.documents import Advance, Job
 from pipeline.erase import erase
 from pipeline.errors import AirlockError, LeaseLost, QueueUnavailable
@@ -23,12 +21,13 @@ from pipeline.lanes import instant, lane_of
 from pipeline.lease import Lease
 from pipeline.services import Services
 from pipeline.states import WORKING, Reason, State
-from pipeline.steps import Step, decide, inspect, promote, recognize
-from pipeline.telemetry import logger
+from pipeline.steps import Step, assemble, decide, inspect, promote, recognize
+from pipeline.telemetry import contextvars, logger
 
 log = logger(__name__)
 
 FLOW: Mapping[State, Step] = {
+    State.RECEIVED: assemble,
     State.QUARANTINED: inspect,
     State.CLEAN: recognize,
     State.RECOGNIZED: decide,
@@ -50,7 +49,7 @@ def run(document_id: UUID, services: Services) -> State | None:
         )
     if job is None:
         return None
-    with structlog.contextvars.bound_contextvars(
+    with contextvars.bound_contextvars(
         correlation_id=job.document.correlation_id, document=str(document_id), tenant=job.document.tenant
     ):
         with Lease(job, services) as lease, Hand(job.document, services) as hand:
@@ -91,6 +90,8 @@ def _trip(lease: Lease, hand: Hand, services: Services) -> State:
             return _fall_back(lease, None, services)
         last = advances[-1].to
         job = lease.settle(advances, keep=last in WORKING)
+        if job is not None:
+            hand.document = job.document  # what was in parts has a source now
         for advance in advances:
             log.info("advanced", state=advance.to, reason=advance.reason, attempt=lease.job.attempt)
     return last

@@ -10,9 +10,32 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import structlog
+
+def _structlog() -> ModuleType:
+    """structlog without rich, which it would load merely because it is installed: the larger half of its import.
+
+    Only its own printing of tracebacks would use it, and here a traceback is a string by then.
+    """
+    hide = not {"rich", "structlog"} & sys.modules.keys()
+    if hide:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # "import rich" fails, as if it were not there
+    try:
+        import structlog
+    finally:
+        if hide:
+            del sys.modules["rich"]
+    return structlog
+
+
+if TYPE_CHECKING:
+    import structlog
+else:
+    structlog = _structlog()
+
+contextvars = structlog.contextvars  # what every line of this request or document says too
 
 # Signed URLs and API keys, wherever they turn up (in an exception's text, say).
 _SECRET = re.compile(r"alk_[A-Za-z0-9_-]{8,}|(?i:(x-amz-signature|x-goog-signature|sig|signature)=)[^&\s\"']+")

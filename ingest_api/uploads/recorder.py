@@ -10,11 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pipeline.documents import Event, NewDocument, Replay
 from pipeline.errors import Conflict, LedgerUnavailable
-from pipeline.ledger.queries import Transaction
 from pipeline.services import Services
+
+if TYPE_CHECKING:
+    from pipeline.ledger.queries import Transaction  # with it comes SQLAlchemy, which the first request loads
 
 
 class AlreadyUsed(Exception):

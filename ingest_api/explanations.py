@@ -27,6 +27,16 @@ EXPLANATIONS: Mapping[str, str] = {
     "lease-lost": "Another worker has taken the document over. Nothing is lost.",
     "precondition-failed": "A condition in the request's headers does not hold.",
     "range-not-satisfiable": "The Range header asks for bytes beyond the end; Content-Range says how many there are.",
+    "offset-mismatch": "The bytes were sent for another place than where the upload stands. `offset` says where it does: "
+    "ask for it (HEAD) and go on from there. Nothing that was acknowledged is lost.",
+    "upload-incomplete": "Not everything has arrived that was announced; `missing` names what has not. Send it, and "
+    "complete the upload again.",
+    "upload-gone": "The upload was ended by its sender, or was not finished before it expired. Begin a new one.",
+    "upload-locked": "Another request is still sending bytes to this upload. Wait a moment, ask for its offset, go on.",
+    "type-not-allowed": "The declared media type or the file name's suffix belongs to a type that the policy does not "
+    "take: `GET /v1/policy` shows those it does. It was refused before anything was sent.",
+    "quota-exceeded": "This tenant has as many uploads or bytes open or stored as its quota allows; `limit` names which. "
+    "Finish or delete some, or ask for more.",
     "too-large": "A limit of the policy was passed; `limit` names it and its value, `GET /v1/policy` shows all. "
     "Nothing was kept.",
     "stalled": "Nothing was received for a while in the middle of an upload. Nothing was kept; send it again.",

@@ -14,13 +14,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from ingest_api.documents import pieces_of
-from ingest_api.problems import EmptyFile, RangeNotSatisfiable, documented
+from ingest_api.problems import RangeNotSatisfiable, documented
 from ingest_api.uploads.digests import Checks, digests_in
 from ingest_api.uploads.landing import Incoming, Landing, too_large
 from ingest_api.uploads.names import declared_type
 from ingest_api.uploads.stream import unstalled
 from ingest_api.web import Web, web_of
-from pipeline.errors import BadRequest, Forbidden, ObjectExists, ObjectNotFound, PreconditionFailed, TooLarge
+from pipeline.errors import BadRequest, EmptyFile, Forbidden, ObjectExists, ObjectNotFound, PreconditionFailed, TooLarge
 from pipeline.storage.base import ObjectHeaders, ObjectStat
 from pipeline.storage.keys import parse
 from pipeline.storage.local_signing import Grant

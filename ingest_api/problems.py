@@ -35,10 +35,6 @@ class UnsupportedContent(AirlockError):
     code, title, status = "unsupported-content", "The request's encoding is not one that is taken", 415
 
 
-class EmptyFile(AirlockError):
-    code, title, status = "empty-file", "The file is empty", 400
-
-
 class Stalled(AirlockError):
     code, title, status, retryable = "stalled", "The upload stopped half way", 408, True
 
@@ -101,7 +97,7 @@ def render(error: AirlockError, correlation_id: str) -> Response:
         headers["WWW-Authenticate"] = challenge
     elif isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="airlock"'
-    if error.status == 503 or isinstance(error, TooMany):
+    if error.status in (423, 503) or isinstance(error, TooMany):
         headers["Retry-After"] = str(error.extra.get("retry_after", RETRY_AFTER))
     allow = error.extra.get("_headers")
     if isinstance(allow, dict):

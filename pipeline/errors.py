@@ -3,18 +3,25 @@
     AirlockError
     ├── BadRequest 400              malformed-request
     │   ├── DigestMismatch 400      digest-mismatch
-    │   └── NoFile 400              no-file
+    │   ├── NoFile 400              no-file
+    │   └── EmptyFile 400           empty-file
     ├── Unauthorized 401            unauthorized
     ├── Forbidden 403               forbidden
     ├── NotFound 404                not-found
     ├── Conflict 409                conflict
     │   ├── NotAvailable 409        not-available
     │   ├── ObjectExists 409        object-exists
-    │   └── LeaseLost 409           lease-lost
+    │   ├── LeaseLost 409           lease-lost
+    │   ├── OffsetMismatch 409      offset-mismatch
+    │   └── UploadIncomplete 409    upload-incomplete
+    ├── UploadGone 410              upload-gone
     ├── PreconditionFailed 412      precondition-failed
     ├── TooLarge 413                too-large
+    ├── TypeNotAllowed 415          type-not-allowed
     ├── IdempotencyConflict 422     idempotency-conflict
+    ├── UploadLocked 423            upload-locked                 retryable
     ├── TooMany 429                 too-many-requests             retryable
+    │   └── QuotaExceeded 429       quota-exceeded                retryable
     ├── Misconfigured 500           misconfigured
     ├── StoreError 502              store-error                   retryable
     │   ├── ObjectNotFound 404      object-not-found              (not retryable)
@@ -63,6 +70,10 @@ class NoFile(BadRequest):
     code, title = "no-file", "The request holds no file"
 
 
+class EmptyFile(BadRequest):
+    code, title = "empty-file", "The file is empty"
+
+
 class Unauthorized(AirlockError):
     code, title, status = "unauthorized", "A valid API key is needed", 401
 
@@ -91,6 +102,18 @@ class LeaseLost(Conflict):
     code, title = "lease-lost", "Another worker has taken this document over"
 
 
+class OffsetMismatch(Conflict):
+    code, title = "offset-mismatch", "The upload stands at another offset"
+
+
+class UploadIncomplete(Conflict):
+    code, title = "upload-incomplete", "Parts of the upload are missing"
+
+
+class UploadGone(AirlockError):
+    code, title, status = "upload-gone", "The upload was given up or its time is over", 410
+
+
 class PreconditionFailed(AirlockError):
     code, title, status = "precondition-failed", "The object is not the one that was named", 412
 
@@ -99,12 +122,24 @@ class TooLarge(AirlockError):
     code, title, status = "too-large", "The upload is larger than the policy allows", 413
 
 
+class TypeNotAllowed(AirlockError):
+    code, title, status = "type-not-allowed", "The policy takes no files of this type", 415
+
+
 class IdempotencyConflict(AirlockError):
     code, title, status = "idempotency-conflict", "This Idempotency-Key was used with another body", 422
 
 
 class TooMany(AirlockError):
     code, title, status, retryable = "too-many-requests", "Too many requests", 429, True
+
+
+class QuotaExceeded(TooMany):
+    code, title = "quota-exceeded", "The quota is used up"
+
+
+class UploadLocked(AirlockError):
+    code, title, status, retryable = "upload-locked", "Another request is sending to this upload", 423, True
 
 
 class Misconfigured(AirlockError):

@@ -26,7 +26,7 @@ class Hand:
     """Fetches on first use, gives the same sample to every step of the trip, removes everything at its end."""
 
     def __init__(self, document: Document, services: Services) -> None:
-        self._document = document
+        self.document = document  # as it is now
         self._services = services
         self._file: BinaryIO | None = None
 
@@ -35,7 +35,7 @@ class Hand:
         """A private folder for this trip's temporary files, removed with everything in it when the trip ends."""
         spool = self._services.settings.spool_dir
         spool.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{self._document.id}-", dir=spool))
+        return Path(tempfile.mkdtemp(prefix=f"{self.document.id}-", dir=spool))
 
     @cached_property
     def sample(self) -> Sample:
@@ -47,7 +47,7 @@ class Hand:
             StoreUnavailable: the store is down or slow.
             Unavailable: there is no room here; the document is not to blame, and waits.
         """
-        document, store = self._document, self._services.quarantine
+        document, store = self.document, self._services.quarantine
         if isinstance(store, LocalFiles):
             # The object's own file, immutable and create-only, needs no copy: hold it open, so that it stays this one.
             self._file = store.open_local(document.source)
@@ -66,13 +66,13 @@ class Hand:
         return Sample(path, size, sha256, Declared(document.name, document.declared_type))
 
     def _fetch(self, path: Path) -> tuple[int, str]:
-        limit = self._document.size
+        limit = self.document.size
         free = shutil.disk_usage(path.parent).free
         if limit > free - (64 << 20):
             raise Unavailable(NO_ROOM)
         digest, size = hashlib.sha256(), 0
         with path.open("xb") as out:
-            for chunk in self._services.quarantine.get(self._document.source):
+            for chunk in self._services.quarantine.get(self.document.source):
                 size += len(chunk)
                 if size > limit:
                     raise ChecksumMismatch("Quarantine gave more bytes than were uploaded.")

@@ -96,6 +96,14 @@ class Retention(_Section):
     rejected_days: float = Field(ge=0)
 
 
+class Quota(_Section):
+    """What one tenant may have at once; not said: as much as it likes."""
+
+    open_uploads: int | None = Field(None, ge=1)
+    documents: int | None = Field(None, ge=1)  # whose bytes are stored, and open uploads
+    bytes: Size | None = None  # stored and announced
+
+
 class Policy(_Section):
     """The whole document."""
 
@@ -105,11 +113,13 @@ class Policy(_Section):
     scan: Scan
     recognize: Recognize
     retention: Retention
+    quota: Quota = Quota()
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the canonical form: recorded with each document, so that its rules can be told later."""
         canonical = self.model_dump(mode="json", by_alias=True)
+        del canonical["quota"]  # how much is taken at once says nothing of how a document was judged
         canonical["accept"]["types"].sort()
         canonical["scan"]["required"].sort()
         return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ingest_api.auth import Principal, Writer
-from ingest_api.problems import EmptyFile, Stalled, UnsupportedContent, correlation_of, documented
+from ingest_api.problems import Stalled, UnsupportedContent, correlation_of, documented
 from ingest_api.schemas import EXAMPLE, DocumentList, DocumentOut, accepted, shown
 from ingest_api.uploads.digests import Checks, digests_in
 from ingest_api.uploads.form import boundary_of, read_form
@@ -25,6 +25,7 @@ from pipeline.errors import (
     BadRequest,
     Conflict,
     DigestMismatch,
+    EmptyFile,
     Forbidden,
     IdempotencyConflict,
     LedgerUnavailable,

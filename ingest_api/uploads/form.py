@@ -13,12 +13,13 @@ from multipart import (  # type: ignore[import-untyped]
     parse_options_header,
 )
 
-from ingest_api.problems import EmptyFile, UnsupportedContent
+from ingest_api.problems import UnsupportedContent
 from ingest_api.uploads.digests import Checks, digests_in
 from ingest_api.uploads.intake import Intake
 from ingest_api.uploads.landing import Landing, too_large
-from ingest_api.uploads.names import clean_name, declared_type, name_in_disposition
-from pipeline.errors import BadRequest, NoFile, TooLarge
+from ingest_api.uploads.names import declared_type, name_in_disposition
+from pipeline.errors import BadRequest, EmptyFile, NoFile, TooLarge
+from pipeline.names import clean_name
 
 FIELDS = 100  # text fields in one form
 FIELD_BYTES = 64 << 10  # of text fields in one form, all together

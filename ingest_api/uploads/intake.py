@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import anyio
 
-from ingest_api.problems import EmptyFile
 from ingest_api.uploads.digests import Checks
 from ingest_api.uploads.landing import Incoming, Landing
 from ingest_api.uploads.recorder import Entry, Recorder
 from ingest_api.web import Threads
 from pipeline.documents import Event, NewDocument, Replay
+from pipeline.errors import EmptyFile
 from pipeline.services import Services
 from pipeline.storage.base import ObjectHeaders
 from pipeline.storage.keys import key_of

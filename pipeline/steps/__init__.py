@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pipeline.documents import Advance, Job
 from pipeline.hand import Hand
 from pipeline.services import Services
+from pipeline.steps.assemble import assemble
 from pipeline.steps.decide import decide
 from pipeline.steps.inspect import inspect
 from pipeline.steps.promote import promote
@@ -15,4 +16,4 @@ from pipeline.steps.recognize import recognize
 
 Step = Callable[[Job, Hand, Services], Advance]
 
-__all__ = ["Step", "decide", "inspect", "promote", "recognize"]
+__all__ = ["Step", "assemble", "decide", "inspect", "promote", "recognize"]

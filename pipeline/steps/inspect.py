@@ -23,8 +23,14 @@ def inspect(job: Job, hand: Hand, services: Services) -> Advance:
         StepError: a scanner gave no verdict on this sample.
         ChecksumMismatch, StoreError: the bytes could not be read as they were recorded.
     """
-    services.gate.require()
     erase_rejected = timedelta(days=services.policy.retention.rejected_days)
+    if job.document.size > services.policy.limits.bytes:
+        # A way in that cannot be watched let it through; it is not even fetched.
+        limit = services.policy.limits.bytes
+        return Advance(
+            State.REJECTED, Reason.TOO_LARGE, f"The limit is {limit} bytes in one file.", erase_in=erase_rejected
+        )
+    services.gate.require()
     try:
         sample = hand.sample
     except ObjectNotFound:
@@ -33,6 +39,14 @@ def inspect(job: Job, hand: Hand, services: Services) -> Advance:
             Reason.SOURCE_CHANGED,
             "The bytes that were uploaded are no longer in quarantine.",
             erase_in=timedelta(0),
+        )
+    if job.document.declared_sha256 not in (None, sample.sha256):
+        return Advance(
+            State.REJECTED,
+            Reason.DIGEST_MISMATCH,
+            "The bytes that arrived are not the ones that the sender's SHA-256 names. Send them again.",
+            sha256=sample.sha256,
+            erase_in=erase_rejected,
         )
     results = scan_all(sample, services.scanners, services)
     worst = max(results, key=lambda result: SEVERITY[result.verdict])

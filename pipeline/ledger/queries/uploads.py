@@ -13,7 +13,7 @@ from pipeline.documents import Json, Upload, UploadMethod, UploadPart, UploadSta
 from pipeline.errors import Conflict, NotFound, ObjectExists
 from pipeline.ledger.chain import plain
 from pipeline.ledger.clock import now_ms, span_ms
-from pipeline.ledger.models import documents, upload_parts, uploads
+from pipeline.ledger.models import api_keys, documents, upload_parts, uploads
 from pipeline.ledger.queries.base import Statements, chunks, locking, updated
 from pipeline.ledger.rows import Columns, upload_of, upload_part_of
 from pipeline.states import State
@@ -67,6 +67,20 @@ FORGET_PARTS = delete(upload_parts).where(
 )
 IN_USE = select(func.count(), func.coalesce(func.sum(uploads.c.size), 0)).where(
     uploads.c.tenant == bindparam("tenant"), OPEN
+)
+
+# Whoever uploads has an API key: the first one's row stands for the tenant.
+ANY_KEY = (
+    select(api_keys.c.id)
+    .where(api_keys.c.tenant == bindparam("tenant"), api_keys.c.revoked_at.is_(None))
+    .order_by(api_keys.c.id)
+    .limit(1)
+)
+TENANT_ROW = ANY_KEY.with_for_update()
+STORED = select(func.count(), func.coalesce(func.sum(documents.c.size), 0)).where(
+    documents.c.tenant == bindparam("tenant"),
+    documents.c.state.not_in([State.EXPIRED, State.DELETED, State.RECALLED]),
+    or_(documents.c.state != State.REJECTED, documents.c.erased_at.is_(None)),
 )
 
 
@@ -229,3 +243,16 @@ class UploadQueries(Statements):
         """How many uploads of the tenant's are open, and how many bytes they have announced."""
         count, size = self._read(IN_USE, {"tenant": tenant}).one()
         return int(count), int(size)
+
+    def lock_tenant(self, tenant: str) -> None:
+        """Have whoever else counts this tenant's things wait until this transaction ends (SQLite: all writers do)."""
+        self._write(TENANT_ROW, {"tenant": tenant})
+
+    def stored(self, tenant: str) -> tuple[int, int]:
+        """How many of the tenant's documents have bytes in a bucket, and how many bytes. Reads all of its rows."""
+        count, size = self._read(STORED, {"tenant": tenant}).one()
+        return int(count), int(size)
+
+    def has_key(self, tenant: str) -> bool:
+        """Whether anybody can ask for this tenant's documents."""
+        return self._read(ANY_KEY, {"tenant": tenant}).first() is not None

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from ingest_api import documents, events, health, objects, problems, public, reference
+from ingest_api import cors, documents, events, health, objects, problems, public, reference
 from ingest_api.edge import Edge
 from ingest_api.openapi import describe
 from ingest_api.uploads import direct
@@ -62,6 +62,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
     for module in (direct, documents, events, objects, public, reference, health):
         app.include_router(module.router)
     problems.install(app)
-    app.add_middleware(Edge)
+    cors.allow(app, parts.settings.cors_origins)
+    app.add_middleware(Edge)  # the last one is the outermost
     describe(app)
     return app

@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     push_accounts: Annotated[frozenset[str], NoDecode] = frozenset()  # the service accounts that may push
     push_keys_url: str = "https://www.googleapis.com/oauth2/v3/certs"  # the keys that such tokens are signed by
 
+    cors_origins: Annotated[frozenset[str], NoDecode] = frozenset()  # web pages that may use the API; "*": all
     upload_seconds: float = Field(86400.0, gt=0)  # how long an upload may stay open without a byte
     presign_seconds: int = Field(3600, ge=1, le=7200)  # how long a URL lives that a client sends bytes to
     drop_after_seconds: float = Field(60.0, ge=0)  # an object in a drop folder that no event told of is taken once this old
@@ -90,7 +91,7 @@ class Settings(BaseSettings):
     def _split_lanes(cls, value: object) -> object:
         return frozenset(value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("event_sources", "push_audiences", "push_accounts", mode="before")
+    @field_validator("cors_origins", "event_sources", "push_audiences", "push_accounts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

@@ -11,13 +11,15 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from uuid import UUID
 
-from pipeline.documents import Filters, NewDocument
+from pipeline.documents import Filters, NewDocument, Upload, UploadState
 from pipeline.errors import AirlockError, Conflict, LedgerUnavailable, StoreUnavailable
+from pipeline.landing import SENT_WHOLE, Outcome, land_upload
 from pipeline.services import Services
 from pipeline.states import SERVED, State
 from pipeline.storage.base import ObjectStat, ObjectStore
 from pipeline.storage.keys import Place, parse
 from pipeline.telemetry import logger
+from pipeline.unfinished import upload_behind
 
 log = logger(__name__)
 
@@ -47,6 +49,8 @@ def adopt_unannounced(services: Services) -> int:
 
 
 def _adopt(stat: ObjectStat, place: Place, services: Services) -> bool:
+    if (upload := upload_behind(place.document_id, services)) is not None:
+        return _of_upload(upload, stat, place, services)
     if place.part != "original":
         services.quarantine.delete(stat.ref)  # derived, and its document's row is gone: nobody can ever ask for it
         return False
@@ -82,6 +86,15 @@ def _adopt(stat: ObjectStat, place: Place, services: Services) -> bool:
         return False  # as above
     services.announcer.announce([event])
     return True
+
+
+def _of_upload(upload: Upload, stat: ObjectStat, place: Place, services: Services) -> bool:
+    """What an upload that never became a document has left here."""
+    if place.part == "original" and upload.method in SENT_WHOLE and upload.state is not UploadState.ABORTED:
+        return land_upload(upload, services, actor="sweeper") is Outcome.TAKEN
+    if upload.state in (UploadState.ABORTED, UploadState.EXPIRED):
+        services.quarantine.delete(stat.ref)
+    return False  # of an open one, or a finished piece that waits for the others
 
 
 def _unannounced(services: Services) -> Iterator[Pair]:

@@ -22,6 +22,7 @@ from pipeline.states import WORKING, Reason, State
 from pipeline.storage.base import Sweepable
 from pipeline.strays import adopt_unannounced, remove_stray_from_quarantine, remove_stray_from_serving
 from pipeline.telemetry import logger
+from pipeline.unfinished import clean_uploads, expire_uploads, forget_uploads, take_drops
 
 log = logger(__name__)
 
@@ -31,7 +32,16 @@ PASSES = 100  # bounds one sweep; what is left is the next one's
 
 def sweep(services: Services) -> dict[str, int]:
     """One pass over what the ledger knows to be left behind; how much of each was found. Costs a few statements."""
-    return _each(services, {"rung": ring_stranded, "expired": expire_due, "erased": erase_due})
+    return _each(
+        services,
+        {
+            "rung": ring_stranded,
+            "expired": expire_due,
+            "erased": erase_due,
+            "given_up": expire_uploads,
+            "cleaned": clean_uploads,
+        },
+    )
 
 
 def reconcile(services: Services) -> dict[str, int]:
@@ -40,11 +50,13 @@ def reconcile(services: Services) -> dict[str, int]:
         services,
         {
             "adopted": adopt_unannounced,
+            "dropped_in": take_drops,
             "unneeded": remove_stray_from_quarantine,
             "unserved": remove_stray_from_serving,
             "aborted": abort_unfinished,
             "spool": clear_spool,
             "forgotten": forget_idempotency_keys,
+            "forgotten_uploads": forget_uploads,
         },
     )
 

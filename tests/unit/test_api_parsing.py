@@ -16,9 +16,10 @@ from ingest_api.problems import RangeNotSatisfiable
 from ingest_api.uploads.digests import Checks, digests_in
 from ingest_api.uploads.form import boundary_of
 from ingest_api.uploads.idempotency import idempotency_key
-from ingest_api.uploads.names import LONGEST, clean_name, declared_type, name_in_disposition, name_of_raw
+from ingest_api.uploads.names import declared_type, name_in_disposition, name_of_raw
 from pipeline.disposition import attachment
 from pipeline.errors import BadRequest, DigestMismatch
+from pipeline.names import LONGEST, clean_name
 from pipeline.services import Services
 from pipeline.settings import Settings
 

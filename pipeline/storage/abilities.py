@@ -5,6 +5,8 @@ tests/contract/test_resumable.py, test_composable.py and test_signing_abilities.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,6 +27,21 @@ class Progress:
 
     offset: int
     state: str
+
+
+def token_of(state: str) -> str:
+    """What the store itself calls the unfinished upload behind a state: the name that `Sweepable.abort_stale_uploads`
+    knows it by. Every state, and what `SignsParts.begin_parts` returns, begins with it, and goes on after a tilde."""
+    return state.partition("~")[0]
+
+
+def mark_of(sources: Sequence[ObjectRef], bucket: str) -> str:
+    """What a composed object is marked with: the same for the same versions in the same order, and for nothing else.
+    Raises ValueError where one is of another bucket."""
+    if any(source.bucket != bucket for source in sources):
+        raise ValueError("objects are composed within one bucket")
+    named = json.dumps([[source.key, source.version] for source in sources])
+    return hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
 class ResumableWriter(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import stat
 import time
@@ -16,14 +15,16 @@ from typing import BinaryIO
 from pipeline.errors import Misconfigured, ObjectExists, ObjectNotFound, PreconditionFailed
 from pipeline.storage import local_files as files
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat, ObjectStore, SignedPut
+from pipeline.storage.local_compose import compose
+from pipeline.storage.local_resumable import LocalResumable
 from pipeline.storage.local_signing import LocalSigner
-from pipeline.storage.local_writer import LocalWriter, decode, hashed_copy, headers_path
+from pipeline.storage.local_writer import LocalWriter, decode, drop_note, hashed_copy, headers_path
 from pipeline.storage.streams import Body, bound, compare, digest_of, window
 
 _PLAIN = ObjectHeaders()
 
 
-class LocalStore:
+class LocalStore(LocalResumable):
     """One folder. `sources` are the stores that copies may come from; a bucket that is not among them is looked for
     beside this one, as buckets of one account. Two keys of which one is the other plus "/..." cannot both exist."""
 
@@ -170,6 +171,10 @@ class LocalStore:
             raise ObjectNotFound
         return LocalStore(self.root.parent / bucket)
 
+    def compose(self, sources: Sequence[ObjectRef], key: str, headers: ObjectHeaders = _PLAIN) -> ObjectStat:
+        """See Composable. The kernel copies; one source alone gets a second name, and no byte is copied."""
+        return compose(self, sources, key, headers)
+
     def sign_get(self, ref: ObjectRef, expires: timedelta) -> str:
         """See ObjectStore. The API serves it. Raises Misconfigured without a signer."""
         return self._signing().get_url(ref, bound(expires))
@@ -195,20 +200,12 @@ class LocalStore:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     if entry.stat(follow_symlinks=False).st_mtime <= limit:
-                        self._drop(Path(entry.path))
+                        left = Path(entry.path)
+                        if left.name.endswith(files.HEADERS):
+                            drop_note(left, self.root)
+                        left.unlink(missing_ok=True)
                         count += not entry.name.endswith(files.HEADERS)
         return count
-
-    def _drop(self, left: Path) -> None:
-        """Remove one leftover; for headers, also their second name if the bytes never got theirs."""
-        if left.name.endswith(files.HEADERS):
-            with contextlib.suppress(ValueError, KeyError, OSError):
-                note = json.loads(left.read_bytes())
-                path = self._path(note["key"])
-                if not path.exists() or files.version_of(path.lstat()) != note["version"]:
-                    headers_path(path, note["version"]).unlink(missing_ok=True)
-                    files.prune(path.parent, self.root)
-        left.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         if not files.is_key(key):

@@ -3,6 +3,7 @@
     root/{key}                        an object's bytes, mode 0400, never written again
     root/{folder}/.{name}.{version}   its headers, where they are not the default ones
     root/.incoming/{token}            bytes on their way in; {token}.headers: the key and the headers they will have
+    root/.incoming/{token}-{n}        the same, of an upload that takes several requests (local_resumable.py)
 
 The version is taken from the file itself, its modification time in nanoseconds and its size, so a foreign hand that
 replaces or overwrites a file changes the version too, and nothing has to be written to keep it. Backups must keep
@@ -22,12 +23,15 @@ from pathlib import Path
 
 from pipeline.errors import ObjectNotFound, StoreError, StoreUnavailable
 from pipeline.storage.base import ObjectRef
+from pipeline.storage.streams import PIECE
 
 INCOMING = ".incoming"
 HEADERS = ".headers"
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+-]{0,199}")  # no dot first: those names are ours; no "..", no NUL
 VERSION = re.compile(r"[0-9a-f]{1,16}-[0-9a-f]{1,16}")
 _OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EACCES}
+_CANNOT_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ETXTBSY}
+_COPY = 64 << 20  # bytes a call: a large copy can be interrupted
 
 
 def is_key(key: str) -> bool:
@@ -37,7 +41,21 @@ def is_key(key: str) -> bool:
 
 def version_of(found: os.stat_result) -> str:
     """The version of the bytes that this file holds now."""
-    return f"{found.st_mtime_ns & 0xFFFF_FFFF_FFFF_FFFF:x}-{found.st_size:x}"
+    return version_at(found.st_mtime_ns, found.st_size)
+
+
+def version_at(stamp: int, size: int) -> str:
+    """The version of a file of that modification time, in nanoseconds, and size."""
+    return f"{stamp & 0xFFFF_FFFF_FFFF_FFFF:x}-{size:x}"
+
+
+def has_version(path: Path, version: str) -> bool:
+    """Whether a file with that version lies there."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and version_of(found) == version
 
 
 def modified(found: os.stat_result) -> datetime:
@@ -77,6 +95,28 @@ def write_all(descriptor: int, chunk: bytes | bytearray | memoryview) -> None:
         rest = memoryview(chunk)[written:]
         while rest:
             rest = rest[os.write(descriptor, rest) :]
+
+
+def copy_range(source: int, target: int, size: int) -> int:
+    """Append up to `size` bytes of `source`, from its beginning, to `target`. Returns how many there were.
+
+    The kernel copies (copy_file_range(2)), and shares the blocks where the file system can; where it cannot, pieces
+    are read and written.
+    """
+    done = 0
+    while done < size:
+        try:
+            count = os.copy_file_range(source, target, min(size - done, _COPY), offset_src=done)
+        except (AttributeError, OSError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in _CANNOT_COPY:
+                raise
+            piece = os.pread(source, min(size - done, PIECE), done)
+            write_all(target, piece)
+            count = len(piece)
+        if not count:
+            break
+        done += count
+    return done
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -29,10 +30,9 @@ class LocalWriter:
     which a retry finds.
     """
 
-    def __init__(self, root: Path, bucket: str, key: str, headers: ObjectHeaders) -> None:
-        self._root, self._bucket, self._key, self._headers = root, bucket, key, headers
+    def __init__(self, root: Path, bucket: str, key: str, headers: ObjectHeaders, mark: str | None = None) -> None:
+        self._root, self._bucket, self._key, self._headers, self._mark = root, bucket, key, headers, mark
         self._temp = root / files.INCOMING / secrets.token_hex(16)
-        self._note: Path | None = None
         try:
             with files.translated():
                 self._descriptor = os.open(self._temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
@@ -61,37 +61,16 @@ class LocalWriter:
 
     def _commit(self) -> ObjectStat:
         # The kernel's own time stamps move in steps of milliseconds; versions need every nanosecond.
-        os.utime(self._descriptor, ns=(now := time.time_ns(), now))
-        found = os.fstat(self._descriptor)
-        version = files.version_of(found)
-        target = self._root / self._key
-        os.fsync(self._descriptor)  # the bytes before the name: a name never leads to half a file
-        beside = self._link_headers(target, version) if self._headers != _PLAIN else None
-        try:
-            files.link_new(self._temp, target, self._root)  # visible from here on; atomic, and fails if taken
-        except BaseException as error:
-            if beside is not None:
-                beside.unlink(missing_ok=True)
-                files.prune(beside.parent, self._root)
-            if isinstance(error, FileExistsError):
-                raise ObjectExists from None
-            raise
-        files.sync_up(target.parent, self._root)
-        ref = ObjectRef(self._bucket, self._key, version)
-        return ObjectStat(ref, found.st_size, files.modified(found), self._headers, etag=version)
+        target = Target(self._root, self._bucket, self._key, self._headers, self._mark)
+        return publish(self._temp, self._descriptor, target, stamp=time.time_ns())
 
-    def _link_headers(self, target: Path, version: str) -> Path:
-        # The headers before the bytes, and on disk before them: bytes are never seen without their headers. The note
-        # stays in .incoming until all is done, so that the sweeper can tell where a lost one went.
-        self._note = self._temp.with_name(self._temp.name + files.HEADERS)
-        files.write_file(self._note, encode(self._headers, self._key, version))
-        path = headers_path(target, version)
-        try:
-            files.link_new(self._note, path, self._root)
-        except FileExistsError:  # another writer of this key, in the same nanosecond
-            raise ObjectExists from None
-        files.sync_folder(path.parent)
-        return path
+    def copy_in(self, source: int, size: int) -> None:
+        """Append the first `size` bytes of another file, by the kernel. Raises StoreError if it is shorter."""
+        if not self._open:
+            raise ValueError("the writer is closed")
+        with files.translated():
+            if files.copy_range(source, self._descriptor, size) != size:
+                raise StoreError("The local store: a file became shorter while it was copied.")
 
     def abort(self) -> None:
         """See ObjectWriter."""
@@ -101,8 +80,8 @@ class LocalWriter:
             # Not synced: a leftover that comes back after a power cut is swept.
             with contextlib.suppress(OSError):
                 self._temp.unlink(missing_ok=True)
-                if self._note is not None:
-                    self._note.unlink(missing_ok=True)
+                if self._headers != _PLAIN or self._mark:
+                    note_path(self._temp).unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -117,22 +96,98 @@ class LocalWriter:
             self.abort()
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a finished file goes, and what is kept beside it. `mark`: what made it, so that a second run knows it."""
+
+    root: Path
+    bucket: str
+    key: str
+    headers: ObjectHeaders
+    mark: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The object's own name."""
+        return self.root / self.key
+
+
+def publish(temp: Path, descriptor: int, target: Target, *, stamp: int, again: bool = False) -> ObjectStat:
+    """Give a whole file its name, durably: what every way of writing ends with. `temp` keeps its own name.
+
+    `stamp`, in nanoseconds, becomes the modification time and so the version. With `again` it is this upload's alone:
+    what is found under that very version was made by an earlier run, and is used. Raises ObjectExists.
+    """
+    os.utime(descriptor, ns=(stamp, stamp))
+    found = os.fstat(descriptor)
+    version = files.version_of(found)
+    os.fsync(descriptor)  # the bytes before the name: a name never leads to half a file
+    plain = target.headers == _PLAIN and target.mark is None
+    beside = None if plain else _link_headers(temp, target, version, again=again)
+    try:
+        files.link_new(temp, target.path, target.root)  # visible from here on; atomic, and fails if taken
+    except BaseException as error:
+        ours = again and files.has_version(target.path, version)
+        if beside is not None and not ours:
+            beside.unlink(missing_ok=True)
+            files.prune(beside.parent, target.root)
+        if not isinstance(error, FileExistsError):
+            raise
+        if not ours:
+            raise ObjectExists from None
+    files.sync_up(target.path.parent, target.root)
+    ref = ObjectRef(target.bucket, target.key, version)
+    return ObjectStat(ref, found.st_size, files.modified(found), target.headers, etag=version)
+
+
+def _link_headers(temp: Path, target: Target, version: str, *, again: bool) -> Path:
+    # The headers before the bytes, and on disk before them: bytes are never seen without their headers. The note stays
+    # in .incoming until all is done, so that the sweeper can tell where a lost one went.
+    note, path = note_path(temp), headers_path(target.path, version)
+    if again:
+        note.unlink(missing_ok=True)  # a run that was killed may have written half of it
+    files.write_file(note, encode(target.headers, target.key, version, target.mark))
+    try:
+        files.link_new(note, path, target.root)
+    except FileExistsError:
+        if not again:  # another writer of this key, in the same nanosecond
+            raise ObjectExists from None
+    files.sync_folder(path.parent)
+    return path
+
+
+def note_path(temp: Path) -> Path:
+    """Where the headers wait that the file will have."""
+    return temp.with_name(temp.name + files.HEADERS)
+
+
+def drop_note(note: Path, root: Path) -> None:
+    """Remove such headers, and their second name too if the bytes never got theirs."""
+    with contextlib.suppress(ValueError, KeyError, OSError):
+        kept = json.loads(note.read_bytes())
+        if files.is_key(kept["key"]):
+            path = root / kept["key"]
+            if not files.has_version(path, kept["version"]):
+                headers_path(path, kept["version"]).unlink(missing_ok=True)
+                files.prune(path.parent, root)
+        note.unlink()
+
+
 def headers_path(target: Path, version: str) -> Path:
     """Where the headers of that version lie."""
     return target.with_name(f".{target.name}.{version}")
 
 
-def encode(headers: ObjectHeaders, key: str, version: str) -> bytes:
+def encode(headers: ObjectHeaders, key: str, version: str, mark: str | None = None) -> bytes:
     """Headers as they are kept, with what the sweeper needs to find them by."""
-    return json.dumps(
-        {
-            "key": key,
-            "version": version,
-            "content_type": headers.content_type,
-            "content_disposition": headers.content_disposition,
-            "metadata": dict(headers.metadata),
-        }
-    ).encode()
+    kept = {
+        "key": key,
+        "version": version,
+        "content_type": headers.content_type,
+        "content_disposition": headers.content_disposition,
+        "metadata": dict(headers.metadata),
+    }
+    return json.dumps(kept | ({"mark": mark} if mark else {})).encode()
 
 
 def decode(raw: bytes) -> ObjectHeaders:

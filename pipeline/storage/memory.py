@@ -15,6 +15,7 @@ from typing import Self
 from pipeline.errors import Misconfigured, ObjectExists, ObjectNotFound
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat, ObjectStore, SignedPut
 from pipeline.storage.local_signing import LocalSigner
+from pipeline.storage.memory_resumable import MemoryResumable
 from pipeline.storage.streams import Body, bound, compare, window
 
 _PLAIN = ObjectHeaders()
@@ -26,10 +27,11 @@ class _Held:
     stat: ObjectStat
 
 
-class MemoryStore:
+class MemoryStore(MemoryResumable):
     """`sources`: the stores that copies may come from."""
 
     def __init__(self, bucket: str, *, signer: LocalSigner | None = None, sources: Sequence[ObjectStore] = ()) -> None:
+        super().__init__()
         self.bucket = bucket
         self._signer = signer
         self._sources = {store.bucket: store for store in sources if isinstance(store, MemoryStore)}

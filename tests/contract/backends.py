@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipeline.errors import Forbidden, ObjectExists
 from pipeline.storage.base import ObjectHeaders, ObjectStore
-from pipeline.storage.gcs import open_gcs
+from pipeline.storage.gcs import GCSStore, open_gcs
 from pipeline.storage.gcs_writer import PART as GCS_PART
 from pipeline.storage.local import LocalStore
 from pipeline.storage.local_signing import LocalSigner
@@ -37,11 +37,17 @@ class Backend:
     other: ObjectStore  # a second bucket, which `store` can copy from
     missing: ObjectStore  # a bucket that is not there
     overwrite: Callable[[str, bytes], None]  # replace an object of `other`, as whoever has the bucket's keys could
-    leftovers: Callable[[], int]  # unfinished uploads and temporary files in both buckets
+    leftovers: Callable[[], int]  # unfinished uploads, their pieces and temporary files, in both buckets
+    again: Callable[[], Any]  # `store` as another process would open it
     keeps_versions: bool = False  # replaced bytes can still be read by their version
     checks_sha256: bool = False  # a small object's SHA-256 is checked by the store at commit
     parts: int = 1 << 20  # a body longer than this takes more than one request
     sorts_by_key: bool = True  # SeaweedFS lists by path: "a/b" before "a-b"
+
+    @property
+    def able(self) -> Any:
+        """`store`, with whatever it can do beyond the port."""
+        return self.store
 
 
 @contextlib.contextmanager
@@ -62,7 +68,10 @@ def local(folder: Path) -> Iterator[Backend]:
         def leftovers() -> int:
             return sum(len(list((each.root / ".incoming").iterdir())) for each in (store, other))
 
-        yield Backend("local", store, other, LocalStore(folder / "missing"), overwrite, leftovers)
+        def again() -> LocalStore:
+            return LocalStore(folder / "store", signer=signer, sources=[other])
+
+        yield Backend("local", store, other, LocalStore(folder / "missing"), overwrite, leftovers, again)
 
 
 @contextlib.contextmanager
@@ -76,7 +85,10 @@ def memory(_folder: Path) -> Iterator[Backend]:
         def overwrite(key: str, body: bytes) -> None:
             other.put(key, body, ObjectHeaders(), sha256=None, overwrite=True)
 
-        yield Backend("memory", store, other, store, overwrite, lambda: 0, checks_sha256=True)
+        def leftovers() -> int:
+            return store.unfinished() + other.unfinished()
+
+        yield Backend("memory", store, other, store, overwrite, leftovers, lambda: store, checks_sha256=True)
 
 
 def _s3(server: S3Server, *, versioned: bool) -> Backend:
@@ -95,7 +107,11 @@ def _s3(server: S3Server, *, versioned: bool) -> Backend:
         client.put_object(Bucket=other.bucket, Key=key, Body=body)
 
     def leftovers() -> int:
-        return sum(len(client.list_multipart_uploads(Bucket=each.bucket).get("Uploads", ())) for each in stores)
+        uploads = sum(len(client.list_multipart_uploads(Bucket=each.bucket).get("Uploads", ())) for each in stores)
+        return uploads + _pieces(stores)
+
+    def again() -> S3Store:
+        return S3Store(client, store.bucket, single_copy=12 << 20, copy_part=5 << 20)
 
     return Backend(
         f"s3 {kind}",
@@ -104,11 +120,17 @@ def _s3(server: S3Server, *, versioned: bool) -> Backend:
         S3Store(client, f"{kind}-missing"),
         overwrite,
         leftovers,
+        again,
         keeps_versions=versioned,
         checks_sha256=True,
         parts=PART,
         sorts_by_key=False,
     )
+
+
+def _pieces(stores: Sequence[ObjectStore]) -> int:
+    """Objects that only an unfinished upload needs."""
+    return sum("/piece-" in each.ref.key for store in stores for each in store.list())
 
 
 @contextlib.contextmanager
@@ -134,8 +156,17 @@ def gcs(double: GCSDouble) -> Iterator[Backend]:
     def overwrite(key: str, body: bytes) -> None:
         double.buckets.put(other.bucket, key, body, {}, None)
 
-    yield Backend("gcs", store, other, missing, overwrite, lambda: len(double.buckets.sessions), parts=GCS_PART)
-    for each in (store, other, missing):
+    def leftovers() -> int:
+        return len(double.buckets.sessions) + _pieces([store, other])
+
+    opened = [store, other, missing]
+
+    def again() -> GCSStore:
+        opened.append(open_gcs("store", endpoint=double.endpoint))
+        return opened[-1]
+
+    yield Backend("gcs", store, other, missing, overwrite, leftovers, again, parts=GCS_PART)
+    for each in opened:
         each.client.close()
 
 

@@ -96,6 +96,9 @@ def quarantine_holds_no_strangers(services: Services) -> Iterator[str]:
             continue
         with services.ledger.reading() as tx:
             state = tx.states({place.document_id}).get(place.document_id)
+            waits = tx.upload_waits(place.document_id)
+        if state is None and waits:
+            continue  # of an upload that is not whole yet
         if state is None:
             yield f"quarantine holds an object without a document: {stat.ref.key}"
         elif state in (State.AVAILABLE, State.EXPIRED, State.DELETED, State.RECALLED):

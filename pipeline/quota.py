@@ -25,14 +25,10 @@ def charge_upload(tx: Transaction, upload: Upload, policy: Policy) -> None:
     if quota.open_uploads is None and quota.documents is None and quota.bytes is None:
         return
     tx.lock_tenant(upload.tenant)
-    count, announced = tx.open_uploads(upload.tenant)
+    count, _ = tx.open_uploads(upload.tenant)
     if quota.open_uploads is not None and count >= quota.open_uploads:
         raise _over("open_uploads", quota.open_uploads)
-    documents, stored = tx.stored(upload.tenant)
-    if quota.documents is not None and documents + count >= quota.documents:
-        raise _over("documents", quota.documents)
-    if quota.bytes is not None and stored + announced + (upload.size or 1) > quota.bytes:
-        raise _over("bytes", quota.bytes)
+    _room(tx, upload.tenant, 1, upload.size or 1, policy)
 
 
 def charge_documents(tx: Transaction, documents: Sequence[NewDocument], policy: Policy) -> None:
@@ -43,12 +39,22 @@ def charge_documents(tx: Transaction, documents: Sequence[NewDocument], policy: 
     for tenant in sorted({one.tenant for one in documents}):
         mine = [one for one in documents if one.tenant == tenant]
         tx.lock_tenant(tenant)
-        count, announced = tx.open_uploads(tenant)
-        held, stored = tx.stored(tenant)
-        if quota.documents is not None and held + count + len(mine) > quota.documents:
-            raise _over("documents", quota.documents)
-        if quota.bytes is not None and stored + announced + sum(one.size for one in mine) > quota.bytes:
-            raise _over("bytes", quota.bytes)
+        _room(tx, tenant, len(mine), sum(one.size for one in mine), policy)
+
+
+def room_for_one(tx: Transaction, tenant: str, policy: Policy) -> None:
+    """Whether anything at all would be taken now; takes no lock, promises nothing. Raises QuotaExceeded."""
+    _room(tx, tenant, 1, 1, policy)
+
+
+def _room(tx: Transaction, tenant: str, files: int, size: int, policy: Policy) -> None:
+    quota = policy.quota
+    count, announced = tx.open_uploads(tenant)
+    held, stored = tx.stored(tenant)
+    if quota.documents is not None and held + count + files > quota.documents:
+        raise _over("documents", quota.documents)
+    if quota.bytes is not None and stored + announced + size > quota.bytes:
+        raise _over("bytes", quota.bytes)
 
 
 def _over(what: str, value: int) -> QuotaExceeded:

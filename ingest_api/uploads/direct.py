@@ -30,10 +30,12 @@ from pipeline.errors import (
     IdempotencyConflict,
     LedgerUnavailable,
     NoFile,
+    QuotaExceeded,
     StoreUnavailable,
     TooLarge,
     Unauthorized,
 )
+from pipeline.quota import room_for_one
 
 router = APIRouter(tags=["documents"])
 
@@ -130,6 +132,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
             TooLarge,
             UnsupportedContent,
             IdempotencyConflict,
+            QuotaExceeded,
             LedgerUnavailable,
             StoreUnavailable,
         ),
@@ -169,7 +172,16 @@ async def upload(request: Request, who: Writer) -> Response:
 
 
 async def admit(web: Web, who: Principal) -> None:
-    """Whether this tenant may send now. Rate limits and quotas are asked here, before a byte is read."""
+    """Whether this tenant may send now, before a byte is read. Raises QuotaExceeded where nothing more would be taken;
+    whether these very bytes fit is told when they are here."""
+    quota = web.services.policy.quota
+    if quota.documents is not None or quota.bytes is not None:
+
+        def ask() -> None:
+            with web.services.ledger.reading() as tx:
+                room_for_one(tx, who.tenant, web.services.policy)
+
+        await web.threads.rows(ask)
 
 
 def _refuse_unread(request: Request, web: Web, boundary: str | None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.documents import Event, NewDocument, Replay
 from pipeline.errors import Conflict, LedgerUnavailable
+from pipeline.quota import charge_documents
 from pipeline.services import Services
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Recorder:
         sent = False
         try:
             with self._services.ledger.begin() as tx:
+                charge_documents(tx, [one for entry in entries for one in entry.documents], self._services.policy)
                 written = [self._insert(tx, entry) for entry in entries]
                 # From here on only the database knows: its answer to the commit may be lost.
                 sent = True

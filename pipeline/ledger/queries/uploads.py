@@ -233,6 +233,11 @@ class UploadQueries(Statements):
         """The store's own words for everything that is still needed, by upload: what a sweep must not abort."""
         return {row.id: row.progress for row in self._read(LEFT)}
 
+    def upload_waits(self, upload_id: UUID) -> bool:
+        """Whether more may come to it, or to what it is a piece of."""
+        row = self._read(ONE, {"upload_id": upload_id}).one_or_none()
+        return row is not None and row.cleaned_at is None
+
     def forget_uploads(self, *, older_than: timedelta) -> int:
         """Drop the rows of uploads that were cleaned up so long ago; returns how many."""
         values = {"older_than": span_ms(older_than)}

@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import update
 
 from pipeline.api_keys import make_key
-from pipeline.documents import Upload, UploadMethod, UploadPart, UploadState
+from pipeline.documents import Filters, Upload, UploadMethod, UploadPart, UploadState
 from pipeline.errors import NotFound
 from pipeline.invariants import violations
-from pipeline.landing import Outcome, land_drop, land_key
+from pipeline.landing import Hints, Outcome, land_drop, land_key
 from pipeline.ledger.models import uploads
 from pipeline.states import Reason, State
-from pipeline.storage.abilities import Resumable
+from pipeline.storage.abilities import Progress, Resumable
 from pipeline.storage.base import ObjectStat
 from pipeline.sweeper import reconcile, sweep
 from pipeline.uploads import give_up, new_upload, piece_key, receive, record
@@ -40,8 +40,6 @@ def put(world: World, key: str, body: bytes = b"some,text\n") -> ObjectStat:
 
 
 def documents(world: World, tenant: str = TENANT) -> list[UUID]:
-    from pipeline.documents import Filters
-
     with world.services.ledger.reading() as tx:
         return [one.id for one in tx.documents(Filters(tenant), limit=200)[0]]
 
@@ -66,12 +64,7 @@ def overdue(world: World, upload: Upload) -> None:
 
 
 def test_a_dropped_object_becomes_a_document_under_a_key_of_ours_and_leaves_the_folder(world: World) -> None:
-    stat = put(
-        world,
-        f"drop/{TENANT}/in/report 1.csv"
-        if world.services.settings.quarantine_url is None
-        else f"drop/{TENANT}/in/report.csv",
-    )
+    stat = put(world, f"drop/{TENANT}/in/report.csv")
     assert land_key(stat.ref.key, stat.ref.version, world.services, actor="event") is Outcome.TAKEN
     [document_id] = documents(world)
     assert world.document(document_id).state is State.RECEIVED
@@ -205,8 +198,6 @@ def test_a_piece_that_is_gone_is_never_passed_over(world: World) -> None:
 
 def test_a_digest_that_the_sender_named_is_compared(world: World) -> None:
     stat = put(world, f"drop/{TENANT}/a.csv")
-    from pipeline.landing import Hints
-
     land_drop(stat.ref.key, None, world.services, actor="batch", hints=Hints(declared_sha256="0" * 64))
     [document_id] = documents(world)
     assert world.run(document_id) is State.REJECTED
@@ -287,8 +278,6 @@ def test_an_open_resumable_upload_outlives_the_sweep_and_an_ended_one_does_not(w
     with world.services.ledger.reading() as tx:
         upload = tx.upload(begun["open"].id)
         assert upload.offset == 5
-    from pipeline.storage.abilities import Progress
-
     with store.resume(upload.key, Progress(upload.offset, upload.progress)) as writer:
         writer.write(b"67890")
         progress = writer.checkpoint()

@@ -22,12 +22,10 @@ def policy_in(folder: Path, quota: str) -> Path:
 
 
 @pytest.fixture
-def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
-    database = getattr(request, "param", {})
-    with serving(
-        tmp_path, policy_file=policy_in(tmp_path, "open_uploads = 7\ndocuments = 9\nbytes = 5000"), **database
-    ) as api:
-        yield api
+def api(tmp_path: Path) -> Iterator[Api]:
+    policy = policy_in(tmp_path, "open_uploads = 7\ndocuments = 9\nbytes = 5000")
+    with serving(tmp_path, policy_file=policy) as server:
+        yield server
 
 
 def open_one(api: Api, size: int | None = 10) -> object:

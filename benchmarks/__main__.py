@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from benchmarks import ledger, ocr, pipeline, stores, upload
+from benchmarks import cold_start, ledger, ocr, pipeline, stores, upload
 from benchmarks.measure import Report
 
 Part = Callable[[Report, bool], None]
@@ -16,8 +16,9 @@ PARTS: dict[str, Part] = {
     "ocr": lambda report, quick: ocr.run(report, ocr.QUICK if quick else ocr.Sizes()),
     "stores": lambda report, quick: stores.run(report, stores.QUICK if quick else stores.Sizes()),
     "ledger": lambda report, quick: ledger.run(report, many=10_000 if quick else 100_000),
+    "cold_start": lambda report, quick: cold_start.run(report, count=5 if quick else 15),
 }
-NUMBERS = {"upload": "1", "pipeline": "6", "ocr": "8", "stores": "9", "ledger": "11"}
+NUMBERS = {"upload": "1", "pipeline": "6", "ocr": "8", "stores": "9", "ledger": "11", "cold_start": "13"}
 
 
 def main() -> None:

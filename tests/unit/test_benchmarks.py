@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ledger, measure, ocr, pipeline, stores, upload
+from benchmarks import cold_start, ledger, measure, ocr, pipeline, stores, upload
 from benchmarks.counting import REQUEST
 from benchmarks.measure import MIB, Mark, Report
 from tests.servers.process import need
@@ -52,6 +52,12 @@ def test_the_ledger() -> None:
     report = Report()
     ledger.run(report, many=50, few=20, count=2)
     assert {line.number for line in report.lines} == {"11"}
+
+
+def test_the_cold_start() -> None:
+    report = Report()
+    cold_start.run(report, count=1)
+    assert {line.number for line in report.lines} == {"13"}
 
 
 def test_sides_take_turns_and_the_first_changes() -> None:

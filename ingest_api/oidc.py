@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-import structlog
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -17,6 +16,7 @@ from ingest_api.web import Threads, web_of
 from pipeline.errors import NotFound, Unauthorized
 from pipeline.oidc import Caller, SigningKeys, caller, key_id, unknown_keys
 from pipeline.settings import Settings
+from pipeline.telemetry import contextvars
 
 _bearer = HTTPBearer(
     auto_error=False,
@@ -67,7 +67,7 @@ async def verify_push(
     if credentials is None:
         raise Unauthorized("Send an OpenID Connect token: Authorization: Bearer ...")
     who = await tokens.verify(credentials.credentials)
-    structlog.contextvars.bind_contextvars(caller=who.email)
+    contextvars.bind_contextvars(caller=who.email)
     return who
 
 

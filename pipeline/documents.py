@@ -176,6 +176,21 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message about an object that could not be taken, as it is kept for a person to look at."""
+
+    id: str  # SHA-256 (hex) over source, attributes and body: the same message again is the same letter
+    source: str  # where it came from: "sqs/QUEUE", "pubsub/SUBSCRIPTION", "push", "eventarc", "webhook"
+    reason: str
+    body: str  # cut where it is long
+    attributes: Mapping[str, str]  # what came beside the body
+    size: int  # bytes of the whole body
+    count: int  # how often it came
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """What an Idempotency-Key stood for."""
 

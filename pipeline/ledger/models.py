@@ -250,3 +250,20 @@ upload_parts = Table(
     Column("sha256", Sha256),
     **IN_MARIADB,
 )
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", Sha256, primary_key=True),
+    Column("source", String(255), nullable=False),
+    Column("reason", String(255), nullable=False),
+    Column("body", Text, nullable=False),  # MariaDB's holds 65,535 bytes
+    Column("attributes", JSON, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    **IN_MARIADB,
+)
+Index("ix_dead_letters_last", dead_letters.c.last_at)
+Index("ix_dead_letters_source", dead_letters.c.source)

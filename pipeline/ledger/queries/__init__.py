@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.ledger.queries.dead_letters import DeadLetterQueries
 from pipeline.ledger.queries.flow import FlowQueries
 from pipeline.ledger.queries.keys import KeyQueries
 from pipeline.ledger.queries.moves import MoveQueries
@@ -12,5 +13,5 @@ from pipeline.ledger.queries.uploads import UploadQueries
 __all__ = ["Stranded", "Transaction"]
 
 
-class Transaction(FlowQueries, MoveQueries, OutboxQueries, SweepQueries, KeyQueries, UploadQueries):
+class Transaction(FlowQueries, MoveQueries, OutboxQueries, SweepQueries, KeyQueries, UploadQueries, DeadLetterQueries):
     """What can be asked and said inside `Ledger.begin()` or `Ledger.reading()`. Not for two threads at once."""

@@ -17,9 +17,10 @@ def _group() -> None:
 
 @app.command()
 def create() -> None:
-    """Make both buckets where they are not there yet."""
+    """Make both buckets where they are not there yet, and admit the web pages in AIRLOCK_CORS_ORIGINS to them."""
     from pipeline.services import Services
     from pipeline.storage.base import Provisionable
+    from pipeline.storage.pages import FETCHING, SENDING, AdmitsPages
 
     services = Services(load_settings())
     try:
@@ -28,6 +29,8 @@ def create() -> None:
                 raise Misconfigured(f"The {name} bucket is of a kind that has to be made by its own tools.")
             store.ensure_bucket()
             say(f"{name}: {store.bucket}")
+            if services.settings.cors_origins and isinstance(store, AdmitsPages):
+                store.admit_pages(services.settings.cors_origins, SENDING if name == "quarantine" else FETCHING)
     finally:
         services.close()
     complain("Both buckets are there.")

@@ -26,6 +26,7 @@ from pipeline.errors import (
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat, SignedPut
 from pipeline.storage.gcs_errors import translated
 from pipeline.storage.gcs_writer import MARK, PART, GCSWriter, dress
+from pipeline.storage.pages import GCSPages
 from pipeline.storage.streams import Body, bound, digest_of, window
 
 _PLAIN = ObjectHeaders()
@@ -41,7 +42,7 @@ def open_gcs(bucket: str, *, endpoint: str | None = None) -> GCSStore:
     return GCSStore(client, bucket, endpoint=endpoint)
 
 
-class GCSStore:
+class GCSStore(GCSPages):
     """One bucket. `endpoint`, where it is not Google's own, is also what signed URLs lead to."""
 
     def __init__(self, client: storage.Client, bucket: str, *, endpoint: str | None = None) -> None:

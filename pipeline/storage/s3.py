@@ -23,6 +23,7 @@ from pipeline.errors import (
     StoreUnavailable,
 )
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat, SignedPut
+from pipeline.storage.pages import S3Pages
 from pipeline.storage.s3_answers import arguments_of, pin_arguments, pin_of, stat_of
 from pipeline.storage.s3_copy import COPY_PART, SINGLE, copy_in_parts, copy_whole
 from pipeline.storage.s3_errors import code_of, translated
@@ -58,7 +59,7 @@ def open_s3(
     return S3Store(client, bucket, conditional_copy=conditional_copy)
 
 
-class S3Store:
+class S3Store(S3Pages):
     """One bucket. `conditional_copy=False` is for stores that ignore If-None-Match on a copy: the key is then looked at
     first, which leaves a moment in which another copy of the same verified bytes could win."""
 
@@ -262,21 +263,6 @@ class S3Store:
             except ClientError as error:
                 if code_of(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                     raise
-
-    def abort_stale_uploads(self, older_than: timedelta) -> int:
-        """See Sweepable."""
-        limit = datetime.now(UTC) - older_than
-        count = 0
-        with translated():
-            for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket):
-                for upload in page.get("Uploads", ()):
-                    if upload["Initiated"] <= limit:
-                        with contextlib.suppress(ClientError):  # it was finished a moment ago
-                            self.client.abort_multipart_upload(
-                                Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                            )
-                            count += 1
-        return count
 
 
 class _Neighbour(S3Store):

@@ -112,7 +112,7 @@ class _Door(BaseHTTPRequestHandler):
         except Refused as refused:
             return self._answer(refused.status, {"error": {"code": refused.status, "message": "refused"}})
 
-    do_GET = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
+    do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = _serve  # noqa: N815
 
     def _token(self, body: bytes) -> None:
         assertion = dict(parse_qsl(body.decode()))["assertion"]
@@ -129,6 +129,9 @@ class _Door(BaseHTTPRequestHandler):
                     raise Refused(409)
                 self.buckets.objects[name] = {}
                 self._answer(200, {"kind": "storage#bucket", "name": name, "id": name})
+            case "PATCH", ["b", bucket]:
+                self.buckets.bucket(bucket)
+                self._answer(200, {"kind": "storage#bucket", "name": bucket, "id": bucket} | json.loads(body))
             case "GET", ["b", bucket, "o"]:
                 self._list(bucket, query)
             case "GET", ["b", bucket, "o", key]:

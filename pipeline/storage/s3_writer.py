@@ -51,6 +51,14 @@ class Parts:
         return future
 
 
+def put_part(client: S3Client, where: dict[str, Any], upload: str, number: int, part: io.BytesIO) -> dict[str, Any]:
+    """Send one part, and close its buffer. Returns what completing the upload wants to know of it."""
+    part.seek(0)
+    with translated(), part:  # boto3 adds a CRC32 of the part, and the store checks it
+        answer = client.upload_part(**where, UploadId=upload, PartNumber=number, Body=part)
+    return {"PartNumber": number, "ETag": answer["ETag"]}
+
+
 class S3Writer:
     """See ObjectWriter. Keeps at most IN_FLIGHT parts and the one being filled."""
 
@@ -90,14 +98,9 @@ class S3Writer:
         while len(self._pending) >= IN_FLIGHT:
             self._sent.append(self._pending.popleft().result())
         self._count += 1
-        self._pending.append(self._parts.send(self._put_part, self._upload, self._count, self._buffer))
+        part = self._parts.send(put_part, self._client, self._where, self._upload, self._count, self._buffer)
+        self._pending.append(part)
         self._buffer = io.BytesIO()
-
-    def _put_part(self, upload: str, number: int, part: io.BytesIO) -> dict[str, Any]:
-        part.seek(0)
-        with translated(), part:  # boto3 adds a CRC32 of the part, and the store checks it
-            answer = self._client.upload_part(**self._where, UploadId=upload, PartNumber=number, Body=part)
-        return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def commit(self, sha256: str | None = None) -> ObjectStat:
         """See ObjectWriter. An object of one part is checked against its SHA-256 by the store; of several, each part is

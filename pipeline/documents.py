@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pipeline.states import Reason, State
 from pipeline.storage.base import ObjectRef
+from pipeline.turns import Turn
 from scanners.base import ScanResult
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
@@ -89,6 +90,7 @@ class Document:
     parts: tuple[Part, ...] = ()
     declared_sha256: str | None = None
     batch_id: UUID | None = None
+    turn: Turn | None = None  # None: it is not on its way
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class Event:
     facts: Mapping[str, Json]
     previous: str  # hash of the event before, "" for the first
     hash: str
+    # Known to whoever wrote the event, and no part of it: whether its document is to be rung for, and where.
+    turn: Turn | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,16 @@ class Advance:
     text_length: int | None = None
     pages: int | None = None
     facts: Mapping[str, Json] = field(default_factory=dict)  # kept in the event: durations, engines; no client text
+
+
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """A document that could be worked on and is not: enough to choose the queue for a message."""
+
+    id: UUID
+    state: State
+    detected_type: str | None
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +232,7 @@ class UploadState(StrEnum):
 
     OPEN = "open"
     COMPLETED = "completed"
+    JOINED = "joined"  # a partial one that is a piece of another upload now, and goes when that one needs it no more
     ABORTED = "aborted"  # its sender gave it up
     EXPIRED = "expired"  # nobody finished it in time
 

@@ -17,7 +17,7 @@ from pipeline.documents import Advance, Job
 from pipeline.erase import erase
 from pipeline.errors import AirlockError, LeaseLost, QueueUnavailable
 from pipeline.hand import Hand
-from pipeline.lanes import instant, lane_of
+from pipeline.lanes import instant, lane_of, ring_for
 from pipeline.lease import Lease
 from pipeline.services import Services
 from pipeline.states import WORKING, Reason, State
@@ -147,16 +147,17 @@ def _fall_back(lease: Lease, exc: AirlockError | None, services: Services) -> St
 
 
 def _follow_up(lease: Lease, state: State, services: Services) -> None:
-    """After the commit: what is not needed any more goes; what goes on elsewhere is rung for."""
+    """After the commit: ring for whose turn has come and for what goes on elsewhere; remove what is not needed."""
     try:
         if state is State.AVAILABLE:
             with services.ledger.reading() as tx:
-                document = tx.document(lease.job.document.id)
-            if document.state is state and document.erase_at is not None:
-                erase(document, services)
+                done = tx.document(lease.job.document.id)
+            if done.state is state and done.erase_at is not None:
+                erase(done, services)
         elif lease.given_back is not None:
-            document = lease.job.document
-            services.queue.ring(document.id, lane_of(document, services), delay=lease.given_back.total_seconds())
+            ring_for(lease.job.document, services, delay=lease.given_back.total_seconds())
+        for document in lease.turned:
+            ring_for(document, services)
     except QueueUnavailable as exc:
         log.warning("not rung, the sweeper will", error=exc.code)
     except AirlockError as exc:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Protocol
+from uuid import UUID
 
 from pipeline.documents import Lane
 from pipeline.services import Services
 from pipeline.states import State
+from pipeline.turns import Turn
 
 
 class Placed(Protocol):
@@ -17,6 +19,16 @@ class Placed(Protocol):
 
     @property
     def detected_type(self) -> str | None: ...
+
+
+class Waiting(Placed, Protocol):
+    """As much of a document as a message to its queue needs."""
+
+    @property
+    def id(self) -> UUID: ...
+
+    @property
+    def turn(self) -> Turn | None: ...
 
 
 def lane_of(document: Placed, services: Services) -> Lane:
@@ -32,3 +44,9 @@ def instant(document: Placed, services: Services) -> bool:
         kind, recognizer = document.detected_type, services.recognizer
         return kind is None or recognizer is None or not recognizer.reads(kind)
     return document.state is State.RECOGNIZED
+
+
+def ring_for(document: Waiting, services: Services, *, delay: float = 0.0) -> None:
+    """Ring in the queue that the document's state and turn lead to. Raises as `Queue.ring` does."""
+    bulk = document.turn is not None and document.turn.bulk
+    services.queue.ring(document.id, lane_of(document, services), delay=delay, bulk=bulk)

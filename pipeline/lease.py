@@ -9,7 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from pipeline.documents import Advance, Job
+from pipeline.documents import Advance, Job, Stranded
 from pipeline.errors import AirlockError, LeaseLost, LedgerUnavailable
 from pipeline.services import Services
 from pipeline.telemetry import logger
@@ -28,7 +28,8 @@ class Lease:
 
     def __init__(self, job: Job, services: Services) -> None:
         self.job = job
-        self.given_back: timedelta | None = None  # released, to be claimed again after so long
+        self.given_back: timedelta | None = None  # released, to be rung for after so long
+        self.turned: list[Stranded] = []  # others of the tenant's, whose turn has come by this
         self._ledger = services.ledger
         self._length = timedelta(seconds=services.settings.lease_seconds)
         self._lock = threading.Lock()
@@ -60,20 +61,24 @@ class Lease:
         for pause in (*AGAIN, None):
             try:
                 with self._ledger.begin() as tx:
-                    return tx.settle(self.job, advances, keep=self._length if keep else None)
+                    job = tx.settle(self.job, advances, keep=self._length if keep else None)
             except LedgerUnavailable:
                 if pause is None:
                     raise
                 time.sleep(pause)
+            else:
+                self.turned += tx.turned
+                return job
         raise AssertionError
 
     def release(self, *, delay: timedelta, counted: bool, waiting_for: str | None) -> None:
-        """Give the document back in the state it has, to be claimed again after `delay`."""
+        """Give the document back in the state it has, to be claimed again after `delay`, or in another turn."""
         with self._lock:
             self._over.set()
             with self._ledger.begin(durable=False) as tx:
-                tx.release(self.job, delay=delay, counted=counted, waiting_for=waiting_for)
-            self.given_back = delay
+                keeps = tx.release(self.job, delay=delay, counted=counted, waiting_for=waiting_for)
+            self.turned += tx.turned
+            self.given_back = delay if keeps else None
 
     def _renew(self) -> None:
         while not self._over.wait(self._length.total_seconds() / 3):

@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from pipeline.documents import Event, Lane
+from pipeline.documents import Event, Stranded
 from pipeline.errors import AirlockError, QueueUnavailable
-from pipeline.lanes import lane_of
-from pipeline.ledger.queries.sweep import Stranded
+from pipeline.lanes import ring_for
 from pipeline.services import Services
 from pipeline.states import WORKING
 from pipeline.telemetry import logger
@@ -44,12 +43,12 @@ class Announcer:
         self._thread: threading.Thread | None = None
 
     def announce(self, events: Sequence[Event]) -> None:
-        """Ring for each event's document. Never raises: what fails here, `relay` repeats."""
+        """Ring for each event's document, if its turn has come. Never raises: what fails here, `relay` repeats."""
         if time.monotonic() < self._quiet_until:
             return
         for event in events:
             try:
-                self._services.queue.ring(event.document_id, Lane.INSPECT)
+                self._ring(event)
             except QueueUnavailable as exc:
                 self._quiet_until = time.monotonic() + QUIET_SECONDS
                 log.warning("not rung, the outbox keeps it", error=exc.code, document=str(event.document_id))
@@ -62,6 +61,18 @@ class Announcer:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._tick_off, name="outbox", daemon=True)
                     self._thread.start()
+
+    def _ring(self, event: Event) -> None:
+        if event.to not in WORKING:
+            return
+        if event.turn is None:  # read, not written: the row knows
+            with self._services.ledger.reading() as tx:
+                found = tx.waiting({event.document_id})
+        else:
+            found = [Stranded(event.document_id, event.to, None, event.turn)]
+        for document in found:
+            if not held_back(document):
+                ring_for(document, self._services)
 
     def close(self) -> None:
         """Tick off what is left and end the thread."""
@@ -82,6 +93,12 @@ class Announcer:
                     tx.mark_relayed(rung)
             except AirlockError as exc:
                 log.warning("outbox not ticked off, the relay rings again", error=exc.code)
+
+
+def held_back(document: Stranded) -> bool:
+    """Whether its tenant has so many in the queue that this one waits in the ledger: each that settles passes on its
+    turn, and the sweeper sees that none is forgotten."""
+    return document.turn is not None and document.turn.held
 
 
 def relay(services: Services, *, older_than: timedelta = timedelta(seconds=5), sinks: Sequence[Sink] = ()) -> int:
@@ -111,11 +128,11 @@ def _send(
             continue
         try:
             document = waiting.get(event.document_id)
-            if document is not None and document.state is event.to:
+            if document is not None and document.state is event.to and not held_back(document):
                 if down:
                     held.add(event.document_id)
                     continue
-                services.queue.ring(document.id, lane_of(document, services))
+                ring_for(document, services)
             for sink in sinks:
                 sink(event)
         except AirlockError as exc:

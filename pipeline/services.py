@@ -20,6 +20,7 @@ from pipeline.errors import Misconfigured
 from pipeline.keyfiles import made_once
 from pipeline.policy import OcrMode, Policy, load_policy
 from pipeline.settings import Environment, QueueKind, Settings
+from pipeline.turns import OFF, Window
 
 if TYPE_CHECKING:
     from pipeline.gate import Gate
@@ -72,7 +73,7 @@ class Services:
 
         if self.settings.database_url is None:
             self.settings.var_dir.mkdir(parents=True, exist_ok=True)
-        return Ledger(self.settings.ledger_url)
+        return Ledger(self.settings.ledger_url, window=self._window())
 
     @cached_property
     def signer(self) -> LocalSigner:
@@ -208,3 +209,8 @@ class Services:
         if self.settings.url_secret is not None:
             return self.settings.url_secret.get_secret_value().encode()
         return made_once(self._keys_dir() / "url-secret", lambda: secrets.token_bytes(32))
+    def _window(self) -> Window:
+        if self.settings.queue is QueueKind.INLINE:
+            return OFF  # there is no broker to keep others from
+        return Window(self.settings.dispatch_singles, self.settings.dispatch_window)
+

@@ -30,6 +30,14 @@ class QueueKind(StrEnum):
     INLINE = "inline"
 
 
+class Takes(StrEnum):
+    """Which documents a worker takes: of tenants that have few on their way, of those that have many, or both."""
+
+    ALL = "all"
+    SINGLES = "singles"
+    BULK = "bulk"
+
+
 class Settings(BaseSettings):
     """All settings. Every default suits one machine; nothing has to be set to try Airlock."""
 
@@ -48,6 +56,9 @@ class Settings(BaseSettings):
     queue: QueueKind = QueueKind.CELERY
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     lanes: Annotated[frozenset[Lane], NoDecode] = frozenset(Lane)  # which queues this worker serves
+    takes: Takes = Takes.ALL
+    dispatch_singles: int = Field(4, ge=1)  # documents of a tenant on their way before the next counts as one of many
+    dispatch_window: int = Field(64, ge=0)  # documents of a tenant in the broker at once, of many; 0: all of them
 
     clamd_url: str = "unix:///run/clamav/clamd.ctl"  # or tcp://host:3310
     clamd_conf: Path | None = None  # where clamd's configuration can be read, its limits are compared with ours
@@ -70,7 +81,9 @@ class Settings(BaseSettings):
     cors_origins: Annotated[frozenset[str], NoDecode] = frozenset()  # web pages that may use the API; "*": all
     upload_seconds: float = Field(86400.0, gt=0)  # how long an upload may stay open without a byte
     presign_seconds: int = Field(3600, ge=1, le=7200)  # how long a URL lives that a client sends bytes to
-    drop_after_seconds: float = Field(60.0, ge=0)  # an object in a drop folder that no event told of is taken once this old
+    drop_after_seconds: float = Field(
+        60.0, ge=0
+    )  # an object in a drop folder that no event told of is taken once this old
 
     lease_seconds: float = Field(30.0, gt=0)
     max_tries: int = Field(5, ge=1)

@@ -15,7 +15,7 @@ from datetime import timedelta
 
 from pipeline.erase import erase
 from pipeline.errors import AirlockError, Conflict, LedgerUnavailable, QueueUnavailable, StoreUnavailable
-from pipeline.lanes import lane_of
+from pipeline.lanes import ring_for
 from pipeline.outbox import relay
 from pipeline.services import Services
 from pipeline.states import WORKING, Reason, State
@@ -36,6 +36,7 @@ def sweep(services: Services) -> dict[str, int]:
         services,
         {
             "rung": ring_stranded,
+            "turned": give_turns,
             "expired": expire_due,
             "erased": erase_due,
             "given_up": expire_uploads,
@@ -83,7 +84,7 @@ def ring_stranded(services: Services) -> int:
             documents = tx.stranded(states=WORKING, idle=idle, limit=BATCH)
         for document in documents:
             try:
-                services.queue.ring(document.id, lane_of(document, services))
+                ring_for(document, services)
             except QueueUnavailable as exc:
                 log.warning("broker down, documents wait", error=exc.code)
                 return rung
@@ -91,6 +92,26 @@ def ring_stranded(services: Services) -> int:
         if len(documents) < BATCH:
             break
     return rung
+
+
+def give_turns(services: Services) -> int:
+    """Fill up each tenant's window with what is held back: whoever was to pass its turn on is gone, or was deleted."""
+    rung, tenant = 0, ""
+    while True:
+        with services.ledger.reading() as tx:
+            following = tx.holding(tenant)
+        if following is None:
+            return rung
+        tenant = following
+        with services.ledger.begin(durable=False) as tx:  # lost, they are merely given again
+            documents = tx.give_turns(tenant, limit=BATCH)
+        for document in documents:
+            try:
+                ring_for(document, services)
+            except QueueUnavailable as exc:
+                log.warning("broker down, documents wait", error=exc.code)
+                return rung
+            rung += 1
 
 
 def expire_due(services: Services) -> int:

@@ -55,9 +55,11 @@ class Rings:
 
     def __init__(self) -> None:
         self.rung: list[tuple[UUID, Lane, float]] = []
+        self.bulk: dict[UUID, bool] = {}  # how each was rung for last
 
-    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0) -> None:
+    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0, bulk: bool = False) -> None:
         self.rung.append((document_id, lane, delay))
+        self.bulk[document_id] = bulk
 
     def ping(self) -> None:
         """Always there."""

@@ -16,12 +16,16 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
 )
+from sqlalchemy.types import TypeDecorator
+
+from pipeline.turns import Turn
 
 metadata = MetaData(
     naming_convention={
@@ -40,6 +44,22 @@ Tenant = String(63)
 Word = String(32)  # a state, a reason, a verdict
 MediaType = String(255)
 FileName = String(1024)  # code points
+
+
+class TurnNumber(TypeDecorator[Turn]):
+    """A Turn as its number."""
+
+    impl = SmallInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Turn | None, _: object) -> int | None:
+        """To the database: drivers do not all know what an enumeration is."""
+        return None if value is None else int(value)
+
+    def process_result_value(self, value: int | None, _: object) -> Turn | None:
+        """From the database."""
+        return None if value is None else Turn(value)
+
 
 documents = Table(
     "documents",
@@ -70,7 +90,8 @@ documents = Table(
     Column("lease_until", BigInteger),
     Column("available_at", BigInteger, nullable=False),
     Column("waiting_for", String(64)),
-    Column("nudged_at", BigInteger, nullable=False),  # a message was last sent, or is about to be (the outbox)
+    # A message was last sent, or is about to be (the outbox); NEVER while the document is held back.
+    Column("nudged_at", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),  # the state last changed
     Column("expires_at", BigInteger),
@@ -82,6 +103,7 @@ documents = Table(
     Column("last_hash", Sha256, nullable=False),
     Column("declared_sha256", Sha256),
     Column("batch_id", Uuid),
+    Column("turn", TurnNumber),  # while the document is on its way
     **IN_MARIADB,
 )
 Index("ix_documents_listing", documents.c.tenant, documents.c.created_at, documents.c.id)
@@ -106,6 +128,14 @@ Index(
     documents.c.waiting_for,
     sqlite_where=documents.c.waiting_for.is_not(None),
     postgresql_where=documents.c.waiting_for.is_not(None),
+)
+Index(
+    "ix_documents_turn",
+    documents.c.turn,
+    documents.c.tenant,
+    documents.c.available_at,
+    sqlite_where=documents.c.turn.is_not(None),
+    postgresql_where=documents.c.turn.is_not(None),
 )
 
 parts = Table(

@@ -111,6 +111,7 @@ def document_of(row: Line, parts: Sequence[Part] = ()) -> Document:
         parts=tuple(parts),
         declared_sha256=row.declared_sha256,
         batch_id=row.batch_id,
+        turn=row.turn,
     )
 
 

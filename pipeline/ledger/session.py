@@ -13,6 +13,7 @@ from sqlalchemy import exc, text
 from pipeline.errors import Conflict, LedgerUnavailable
 from pipeline.ledger.connect import BEGIN, PATIENCE_S, open_engine
 from pipeline.ledger.queries import Transaction
+from pipeline.turns import USUAL, Window
 
 # What a caller got wrong, not the database: these keep their own face.
 OURS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
@@ -21,8 +22,9 @@ OURS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupporte
 class Ledger:
     """One database. Safe to use from several threads; a forked child gets connections of its own."""
 
-    def __init__(self, url: str, *, echo: bool = False) -> None:
+    def __init__(self, url: str, *, echo: bool = False, window: Window = USUAL) -> None:
         """`url` is sqlite:///PATH, postgresql://..., mysql://... or mariadb://...; nothing is connected yet."""
+        self._window = window
         self._engine = open_engine(url, echo=echo)
         # Two processes that talk over one inherited socket would read each other's answers.
         ledger = weakref.ref(self)
@@ -45,7 +47,7 @@ class Ledger:
             self._in_turn(),
             self._engine.connect().execution_options(**BEGIN["write" if durable else "hint"]) as connection,
         ):
-            transaction = Transaction(connection)
+            transaction = Transaction(connection, window=self._window)
             yield transaction
             if transaction.broken is not None:
                 raise Conflict("the transaction had failed: nothing of it was kept") from transaction.broken

@@ -10,12 +10,13 @@ import os
 import socket
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pipeline.documents import Lane
 from pipeline.errors import LedgerUnavailable, Misconfigured, QueueUnavailable
-from pipeline.settings import Settings
+from pipeline.settings import Settings, Takes
 from pipeline.telemetry import configure_logging, logger
 
 if TYPE_CHECKING:
@@ -24,7 +25,19 @@ if TYPE_CHECKING:
     from pipeline.services import Services
 
 TASK = "airlock.advance"
+GIVES_WAY = 10  # niceness of a worker that takes bulk alone; what it starts inherits it
 log = logger(__name__)
+
+
+def queue_name(lane: Lane, *, bulk: bool = False) -> str:
+    """The queue of a lane: one for those whose tenant has few documents on their way, one for the others."""
+    return f"{lane.value}-bulk" if bulk else lane.value
+
+
+def queue_names(lanes: Iterable[Lane], takes: Takes) -> list[str]:
+    """The queues that a worker serves. It asks them in turn, so a single document waits behind one of many at most."""
+    kinds = {Takes.ALL: (False, True), Takes.SINGLES: (False,), Takes.BULK: (True,)}[takes]
+    return [queue_name(lane, bulk=bulk) for bulk in kinds for lane in sorted(lanes)]
 
 
 def make_app(settings: Settings) -> Celery:
@@ -57,7 +70,9 @@ def make_app(settings: Settings) -> Celery:
         task_default_queue=Lane.INSPECT.value,
         # Each with an exchange and a key of its own: by Celery's default all would share the first one's, and every
         # message would go to every queue.
-        task_queues=[Queue(name, Exchange(name), routing_key=name, durable=True) for name in map(str, Lane)],
+        task_queues=[
+            Queue(name, Exchange(name), routing_key=name, durable=True) for name in queue_names(Lane, Takes.ALL)
+        ],
         task_create_missing_queues=False,
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=2000,
@@ -95,13 +110,13 @@ class CeleryQueue:
     def __init__(self, settings: Settings) -> None:
         self._app = make_app(settings)
 
-    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0) -> None:
+    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0, bulk: bool = False) -> None:
         """See `Queue.ring`: published once the broker has confirmed it, within a few seconds or not at all."""
         try:
             self._app.send_task(
                 TASK,
                 [str(document_id)],
-                queue=lane.value,
+                queue=queue_name(lane, bulk=bulk),
                 countdown=delay or None,
                 retry=True,
                 retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2},
@@ -186,14 +201,16 @@ def run_worker(settings: Settings, concurrency: int | None = None) -> None:
     configure_logging(settings.log_level, json=settings.log_json)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # ours stays
     app = make_worker_app(settings)
-    lanes = ",".join(sorted(settings.lanes))
+    queues = queue_names(settings.lanes, settings.takes)
+    if settings.takes is Takes.BULK:
+        os.nice(GIVES_WAY)  # the cores are for whoever waits for a single document
     # Started by root on somebody's own machine, Celery warns about pickle, which is not accepted here.
     warnings.filterwarnings("ignore", category=SecurityWarning, module="celery.platforms")
     worker = app.Worker(
-        hostname=f"{lanes.replace(',', '-')}-{os.getpid()}@{socket.gethostname()}",
+        hostname=f"{'-'.join(queues)}-{os.getpid()}@{socket.gethostname()}",
         pool_cls="prefork",
         concurrency=concurrency or os.cpu_count() or 1,
-        queues=lanes,
+        queues=",".join(queues),
         loglevel=settings.log_level,
         quiet=True,  # no banner: our log is one JSON object a line
         without_gossip=True,

@@ -17,7 +17,7 @@ class InlineQueue:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0) -> None:
+    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0, bulk: bool = False) -> None:
         """See `Queue.ring`. What is to be tried again later is left to the sweeper: a caller does not wait."""
         from pipeline import flow
 

@@ -31,7 +31,7 @@ class Bell:
 
     rung: list[UUID] = field(default_factory=list)
 
-    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0) -> None:
+    def ring(self, document_id: UUID, lane: Lane, *, delay: float = 0.0, bulk: bool = False) -> None:
         self.rung.append(document_id)
 
     def ping(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import event, insert
@@ -17,10 +17,12 @@ from pipeline.ledger.models import documents, events
 from pipeline.ledger.queries import Transaction
 from pipeline.ledger.session import Ledger
 from pipeline.states import WORKING, State
+from pipeline.turns import USUAL, Turn, Window
 from tests.contract.ledger_fixtures import MINUTE, claimed, clean, inserted, new_document
 
 # With these rows the planner has every reason to use an index, and no statistics to be misled by.
 CROWD = 300
+WINDOW = USUAL.bulk  # so many of them are given to the queue
 NOW = timedelta(0)
 
 
@@ -52,13 +54,30 @@ def plans(ledger: Ledger, run: Callable[[Transaction], object]) -> list[str]:
             run(tx)
     finally:
         event.remove(ledger._engine, "before_cursor_execute", explain)
-    return [plan for plan in found if plan != "SCAN CONSTANT ROW"]
+    return [plan for plan in found if plan != "SCAN CONSTANT ROW" and "SCALAR SUBQUERY" not in plan]
 
 
 def advance(job: Job) -> Callable[[Transaction], object]:
     part = Part("text", job.document.source, 1, "ab" * 32, "text/plain")
     step = Advance(State.CLEAN, verdicts=(clean(),), parts=(part,), receipt="r")
     return lambda tx: tx.settle(job, [step], keep=MINUTE)
+
+
+def given(ledger: Ledger) -> UUID:
+    """One of the many that were given to the queue."""
+    with ledger.reading() as tx:
+        one = documents.select().where(documents.c.turn == Turn.BULK).limit(1)
+        found: UUID = tx._read(one).one().id
+        return found
+
+
+def passing_on(job: Job) -> Callable[[Transaction], object]:
+    return lambda tx: tx.settle(job, [Advance(State.FAILED)])
+
+
+def widened(tx: Transaction) -> Transaction:
+    tx._window = Window(4, WINDOW + 5)
+    return tx
 
 
 def cursor(ledger: Ledger) -> str | None:
@@ -80,6 +99,12 @@ CALLS: dict[str, Callable[[Ledger], Callable[[Transaction], object]]] = {
         lambda document_id: lambda tx: tx.move(document_id, tenant=None, to=State.FAILED, actor="api")
     )(inserted(ledger)),
     "stranded": lambda _: lambda tx: tx.stranded(states=WORKING, idle=NOW, limit=5),
+    "settle and pass on": lambda ledger: passing_on(claimed(ledger, given(ledger))),
+    "give up one's turn": lambda ledger: (
+        lambda job: lambda tx: tx.release(job, delay=MINUTE, counted=True, waiting_for="x")
+    )(claimed(ledger, given(ledger))),
+    "give turns": lambda ledger: (lambda wider: lambda tx: wider(tx).give_turns("acme", limit=5))(widened),
+    "holding": lambda _: lambda tx: tx.holding("aaa"),
     "unrelayed": lambda _: lambda tx: tx.mark_relayed([e.id for e in tx.unrelayed(older_than=NOW, limit=5)]),
     "first page": lambda _: lambda tx: tx.documents(Filters("acme"), limit=5),
     "next page": lambda ledger: (lambda after: lambda tx: tx.documents(Filters("acme"), limit=5, cursor=after))(
@@ -111,14 +136,20 @@ def test_no_statement_reads_a_whole_table(crowded: Ledger, name: str) -> None:
         assert not plan.startswith("SCAN") or "USING" in plan
 
 
-@pytest.mark.parametrize("name", ["claim", "settle", "renew", "release", "move"])
+@pytest.mark.parametrize("name", ["claim", "settle", "settle and pass on", "renew", "release", "move"])
 def test_a_document_is_written_by_its_primary_key(crowded: Ledger, name: str) -> None:
     about = [plan for plan in plans(crowded, CALLS[name](crowded)) if " documents " in plan]
+    if name == "settle and pass on":  # the next one is found along its index, and written by its key
+        [found] = [plan for plan in about if "ix_documents_turn (turn=? AND tenant=?" in plan]
+        about.remove(found)
     assert about
     assert all("sqlite_autoindex_documents_1 (id=?)" in plan for plan in about)
 
 
-@pytest.mark.parametrize("name", ["stranded", "unrelayed", "first page", "next page", "erasure", "expiry"])
+@pytest.mark.parametrize(
+    "name",
+    ["stranded", "unrelayed", "first page", "next page", "erasure", "expiry", "give turns", "settle and pass on"],
+)
 def test_a_list_is_read_in_the_order_of_its_index(crowded: Ledger, name: str) -> None:
     assert not [plan for plan in plans(crowded, CALLS[name](crowded)) if "TEMP B-TREE" in plan]
 
@@ -136,6 +167,42 @@ def test_the_statements_a_settle_sends_are_few(crowded: Ledger) -> None:
     with crowded.begin() as tx:
         tx.settle(job, [Advance(State.CLEAN), Advance(State.RECOGNIZED), Advance(State.APPROVED)], keep=MINUTE)
     assert sent == ["SELECT", "UPDATE", "INSERT"]
+
+
+def test_what_an_upload_sends_is_no_more_for_being_fair(crowded: Ledger) -> None:
+    sent: list[str] = []
+    event.listen(crowded._engine, "before_cursor_execute", lambda *given: sent.append(given[2].split()[0]))
+    with crowded.begin() as tx:
+        tx.insert(new_document())
+    assert sent == ["SELECT", "INSERT", "INSERT"]
+
+
+def steps(ledger: Ledger, run: Callable[[Transaction], object]) -> int:
+    """How many instructions SQLite's machine carries out: the same every time, whatever else the computer does."""
+    done = [0]
+
+    def count() -> int:
+        done[0] += 1
+        return 0
+
+    with ledger.begin() as tx:
+        driver: Any = tx._connection.connection.driver_connection
+        driver.set_progress_handler(count, 1)
+        try:
+            run(tx)
+        finally:
+            driver.set_progress_handler(None, 1)
+    return done[0]
+
+
+@pytest.mark.parametrize("name", ["insert", "claim", "settle", "settle and pass on", "give up one's turn", "holding"])
+def test_what_waits_costs_nothing(crowded: Ledger, name: str) -> None:
+    few = steps(crowded, CALLS[name](crowded))
+    with crowded.begin() as tx:
+        for _ in range(5 * CROWD):
+            tx.insert(new_document())
+    many = steps(crowded, CALLS[name](crowded))
+    assert few * 0.9 < many < few * 1.1
 
 
 def test_the_tables_refuse_what_has_no_document(crowded: Ledger) -> None:

@@ -7,10 +7,10 @@ from pipeline.ledger.queries.flow import FlowQueries
 from pipeline.ledger.queries.keys import KeyQueries
 from pipeline.ledger.queries.moves import MoveQueries
 from pipeline.ledger.queries.outbox import OutboxQueries
-from pipeline.ledger.queries.sweep import Stranded, SweepQueries
+from pipeline.ledger.queries.sweep import SweepQueries
 from pipeline.ledger.queries.uploads import UploadQueries
 
-__all__ = ["Stranded", "Transaction"]
+__all__ = ["Transaction"]
 
 
 class Transaction(FlowQueries, MoveQueries, OutboxQueries, SweepQueries, KeyQueries, UploadQueries, DeadLetterQueries):

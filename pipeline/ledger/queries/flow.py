@@ -22,6 +22,7 @@ from pipeline.ledger.clock import now_ms, span_ms
 from pipeline.ledger.models import documents
 from pipeline.ledger.queries.base import locking, updated
 from pipeline.ledger.queries.documents import ONE
+from pipeline.ledger.queries.turns import FULL, HELD_BACK
 from pipeline.ledger.queries.writing import ADD_EVENT, Head, Move, WritingQueries, advanced, changed, links
 from pipeline.ledger.rows import Columns, Line, document_of
 from pipeline.states import WORKING, State, may_move
@@ -49,7 +50,9 @@ MINE = and_(
     documents.c.attempt == bindparam("its_attempt"),
     documents.c.lease_owner == bindparam("its_owner"),
 )
-LOCK_MINE = locking(select(documents.c.last_seq, documents.c.last_hash, now_ms().label("now")).where(MINE), documents)
+LOCK_MINE = locking(
+    select(documents.c.last_seq, documents.c.last_hash, now_ms().label("now"), FULL, HELD_BACK).where(MINE), documents
+)
 SETTLE = updated(documents).where(MINE)
 RENEW = SETTLE.values(lease_until=now_ms() + bindparam("lease"))
 RELEASE = SETTLE.values(
@@ -95,10 +98,11 @@ class FlowQueries(WritingQueries):
 
         With `keep`, and if a step can take the document on from where it came to, the lease is held for that long as
         a new claim, which is returned. Raises LeaseLost (nothing is written), ValueError for a move that the graph
-        does not have.
+        does not have. At the end of its way the document passes its turn on (`turned`).
         """
         moves = _road(job.state, advances)
-        row = self._write(LOCK_MINE, _fence(job)).one_or_none()
+        tenant, turn = job.document.tenant, job.document.turn
+        row = self._write(LOCK_MINE, _fence(job) | self._places(tenant, without=turn)).one_or_none()
         if row is None:
             raise LeaseLost
         head = Head(job.document.id, job.document.tenant, row.last_seq, row.last_hash, row.now)
@@ -112,19 +116,26 @@ class FlowQueries(WritingQueries):
             raise LeaseLost
         self._write(ADD_EVENT, rows)
         learnt_parts = self._learn(head.document_id, advances, head.now)
+        if to not in WORKING and row.held_back and row.full is None:
+            self._pass_on(tenant)
         if keep is None or to not in WORKING:
             return None
         document = changed(job.document, columns, learnt_parts, advances)
         return replace(job, document=document, attempt=document.attempt, state=to)
 
-    def release(self, job: Job, *, delay: timedelta, counted: bool, waiting_for: str | None) -> None:
+    def release(self, job: Job, *, delay: timedelta, counted: bool, waiting_for: str | None) -> bool:
         """Give the document back in the state it is in, to be claimed again after `delay`. Raises LeaseLost.
 
-        Not `counted`: the fault lies outside the document, so this attempt is not held against it.
+        Not `counted`: the fault lies outside the document, so this attempt is not held against it. If it is, and
+        others of the tenant's are held back, then the turn is theirs (`turned`): False, and this one waits for another.
         """
         values = {"delay": span_ms(delay), "uncounted": 0 if counted else 1, "why": waiting_for}
         if self._write(RELEASE, _fence(job) | values).rowcount != 1:
             raise LeaseLost
+        turn = job.document.turn
+        if turn is None or turn.held or not counted or not delay:
+            return True
+        return not self._give_away(job.document.id, job.document.tenant, turn)
 
 
 def _fence(job: Job) -> Columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -13,9 +14,11 @@ from pipeline.errors import Conflict, NotFound, ObjectExists
 from pipeline.ledger.clock import now_ms
 from pipeline.ledger.models import documents, events, parts
 from pipeline.ledger.queries.base import locking, updated
+from pipeline.ledger.queries.turns import NEVER
 from pipeline.ledger.queries.writing import Head, Move, WritingQueries, entering, learnt, refuse_unstorable
 from pipeline.ledger.rows import Columns, Line, new_document_columns
 from pipeline.states import WORKING, Reason, State, may_move
+from pipeline.turns import Turn
 
 ADD = insert(documents)
 LOCK = locking(
@@ -25,6 +28,7 @@ LOCK = locking(
         documents.c.attempt,
         documents.c.reason,
         documents.c.erased_at,
+        documents.c.batch_id,
         documents.c.last_seq,
         documents.c.last_hash,
         now_ms().label("now"),
@@ -44,16 +48,17 @@ class MoveQueries(WritingQueries):
     def insert(self, new: NewDocument, *, actor: str = "upload") -> Event:
         """Record a document whose bytes lie in quarantine, with its first event. ObjectExists: the id is taken.
 
-        BadRequest: a text of the client's that cannot be kept as it is.
+        The event's `turn` says whether to ring for it, and where. BadRequest: a text of the client's that cannot be
+        kept as it is.
         """
         columns = new_document_columns(new)
         refuse_unstorable(columns)
-        now = self._now()
+        now, turn = self._entering(new.tenant, item=new.batch_id is not None)
         head = Head(new.id, new.tenant, -1, "", now)
-        columns |= entering(new.state, now) | {"created_at": now, "attempt": 0}
+        columns |= entering(new.state, now) | {"created_at": now, "attempt": 0} | _with(turn)
         # The row first (the event refers to it), already with the head that its first event will have.
         first = Move(None, new.state, None, {"via": new.via})
-        return self._insert_with(columns, head, first, actor)
+        return replace(self._insert_with(columns, head, first, actor), turn=turn)
 
     def _insert_with(self, columns: Columns, head: Head, first: Move, actor: str) -> Event:
         row, ends = self._sealed(head, first, attempt=0, actor=actor)
@@ -84,6 +89,8 @@ class MoveQueries(WritingQueries):
             raise Conflict(f"a document that is {start} cannot become {to}", state=str(start))
         columns = entering(to, row.now, reason=reason, detail=detail)
         columns |= learnt(row.now, expires_in=expires_in, erase_in=erase_in)
+        if start not in WORKING and to in WORKING:
+            columns |= self._anew(row)
         return self._move(document_id, row, Move(start, to, reason, facts or {}), columns, actor)
 
     def replay(self, document_id: UUID, *, tenant: str | None = None, actor: str = "api") -> Document:
@@ -105,9 +112,13 @@ class MoveQueries(WritingQueries):
             to = State.QUARANTINED
             self._write(DROP_ALL_PARTS, {"its_id": document_id})
         # Its bytes are needed again: an erasure that was due for the failed document is off.
-        columns = entering(to, row.now) | {"erase_at": None}
+        columns = entering(to, row.now) | {"erase_at": None} | self._anew(row)
         self._move(document_id, row, Move(State.FAILED, to, None, {}), columns, actor)
         return self.document(document_id)
+
+    def _anew(self, row: Line) -> Columns:
+        """A document that was at rest takes its place among the tenant's others."""
+        return _with(self._entering(row.tenant, item=row.batch_id is not None)[1])
 
     def _locked(self, document_id: UUID, tenant: str | None) -> Line:
         row = self._write(LOCK, {"document_id": document_id}).one_or_none()
@@ -119,4 +130,8 @@ class MoveQueries(WritingQueries):
         head = Head(document_id, row.tenant, row.last_seq, row.last_hash, row.now)
         sealed, ends = self._sealed(head, move, attempt=row.attempt, actor=actor)
         self._write(MOVE.values(**columns, **ends), {"its_id": document_id})
-        return self._appended(head, move, sealed)
+        return replace(self._appended(head, move, sealed), turn=columns.get("turn"))
+
+
+def _with(turn: Turn) -> Columns:
+    return {"turn": turn} | ({"nudged_at": NEVER} if turn.held else {})

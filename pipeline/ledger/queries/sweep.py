@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import bindparam, func, select
 
-from pipeline.documents import Document
+from pipeline.documents import Document, Stranded
 from pipeline.ledger.clock import now_ms, span_ms
 from pipeline.ledger.models import documents
 from pipeline.ledger.queries.base import Statements, chunks, updated
@@ -17,8 +16,9 @@ from pipeline.ledger.queries.flow import FREE
 from pipeline.ledger.rows import Line
 from pipeline.states import WORKING, State
 
+FOUND = (documents.c.id, documents.c.state, documents.c.detected_type, documents.c.turn, documents.c.nudged_at)
 IDLE = (
-    select(documents.c.id, documents.c.state, documents.c.detected_type, documents.c.nudged_at)
+    select(*FOUND)
     .where(
         documents.c.state == bindparam("state"),
         documents.c.nudged_at <= now_ms() - bindparam("idle"),
@@ -31,7 +31,7 @@ IDLE = (
 )
 # A holder that is gone is not waited for: its document is rung for once as soon as the lease is over.
 LAPSED = (
-    select(documents.c.id, documents.c.state, documents.c.detected_type, documents.c.nudged_at)
+    select(*FOUND)
     .where(documents.c.lease_until < now_ms(), documents.c.nudged_at <= documents.c.lease_until)
     .order_by(documents.c.lease_until)
     .limit(bindparam("at_most"))
@@ -62,20 +62,12 @@ WAITING = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stranded:
-    """A document that could be worked on and is not: enough to choose the queue for a new message."""
-
-    id: UUID
-    state: State
-    detected_type: str | None
-
-
 class SweepQueries(Statements):
     """Each list is bounded, oldest first, and read along an index."""
 
     def stranded(self, *, states: Collection[State], idle: timedelta, limit: int) -> list[Stranded]:
         """Documents whose holder is gone, and those that nobody was told of since `idle` although their time has come.
+        Those that are held back wait for their turn, not for a message.
 
         They count as nudged from now on: send the messages after this commits, or lose one round of nudging.
         """
@@ -87,7 +79,7 @@ class SweepQueries(Statements):
         chosen = sorted(once.values(), key=lambda row: row.nudged_at)[:limit]
         for some in chunks([row.id for row in chosen]):
             self._write(NUDGED, {"ids": some})
-        return [Stranded(row.id, State(row.state), row.detected_type) for row in chosen]
+        return [_stranded(row) for row in chosen]
 
     def due_for_erasure(self, limit: int) -> list[Document]:
         """Documents whose objects are to be removed by now; `Document.state` says which of them."""
@@ -121,16 +113,16 @@ class SweepQueries(Statements):
         return set(self.states(ids))
 
     def waiting(self, ids: Collection[UUID]) -> list[Stranded]:
-        """Which of these documents a worker could take on right now."""
+        """Which of these documents a worker could take on right now, also those whose turn has not come."""
         found: list[Stranded] = []
         for some in chunks(ids):
-            query = select(documents.c.id, documents.c.state, documents.c.detected_type).where(
+            query = select(*FOUND).where(
                 documents.c.id.in_(some),
                 documents.c.state.in_(sorted(WORKING)),
                 FREE,
                 documents.c.available_at <= now_ms(),
             )
-            found += [Stranded(row.id, State(row.state), row.detected_type) for row in self._read(query)]
+            found += [_stranded(row) for row in self._read(query)]
         return found
 
     def tenants(self) -> list[str]:
@@ -148,3 +140,7 @@ class SweepQueries(Statements):
     def waiting_for(self) -> dict[str, int]:
         """How many documents wait for what: the code of the error that made each wait, e.g. "engine-unavailable"."""
         return {row[0]: row[1] for row in self._read(WAITING)}
+
+
+def _stranded(row: Line) -> Stranded:
+    return Stranded(row.id, State(row.state), row.detected_type, row.turn)

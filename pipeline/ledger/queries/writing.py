@@ -16,8 +16,9 @@ from pipeline.ledger.chain import plain, seal
 from pipeline.ledger.clock import instant, span_ms
 from pipeline.ledger.models import documents, events, parts, receipts, verdicts
 from pipeline.ledger.queries.documents import DocumentQueries
+from pipeline.ledger.queries.turns import TurnQueries
 from pipeline.ledger.rows import Columns, part_columns, served_columns, source_columns, storable, verdict_columns
-from pipeline.states import Reason, State
+from pipeline.states import WORKING, Reason, State
 
 ADD_EVENT = insert(events)
 ADD_PART = insert(parts)
@@ -52,7 +53,7 @@ class Move:
     facts: Mapping[str, Json]
 
 
-class WritingQueries(DocumentQueries):
+class WritingQueries(DocumentQueries, TurnQueries):
     """Used by flow.py and moves.py, which hold the row's lock."""
 
     def _learn(self, document_id: UUID, advances: Iterable[Advance], now: int) -> list[Part]:
@@ -122,8 +123,12 @@ def links(head: Head, moves: Sequence[Move], *, attempt: int, actor: str) -> tup
 
 
 def entering(to: State, now: int, *, reason: Reason | None = None, detail: str | None = None) -> Columns:
-    """What every change of state does to the row: nobody holds it, nothing is counted against it, it may be claimed."""
-    return {
+    """What every change of state does to the row: nobody holds it, nothing is counted against it, it may be claimed.
+
+    At the end of its way it has no turn any more; on its way it keeps the one it has.
+    """
+    over: Columns = {} if to in WORKING else {"turn": None}
+    return over | {
         "state": to,
         "reason": reason,
         "detail": storable(detail),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -12,6 +14,7 @@ from ingest_api.edge import Edge
 from ingest_api.openapi import describe
 from ingest_api.uploads import direct
 from ingest_api.web import Web
+from pipeline.drain import LAST
 from pipeline.services import Services
 from pipeline.settings import Settings
 
@@ -37,7 +40,12 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.web = web = Web(parts)
         try:
-            yield
+            with parts.drain.at(signal.SIGTERM):
+                yield
+                if services is None:
+                    # What the flow has in hand here (AIRLOCK_QUEUE=inline, pushed tasks) still needs every part.
+                    parts.drain.begin()
+                    await asyncio.to_thread(parts.drain.wait, parts.settings.drain_seconds + LAST)
         finally:
             await web.close()
             if services is None:

@@ -56,5 +56,6 @@ EXPLANATIONS: Mapping[str, str] = {
     "ledger-unavailable": "The database cannot be reached now. Send an upload again with the same Idempotency-Key: if "
     "the first one was recorded after all, its answer comes back.",
     "queue-unavailable": "The queue cannot be reached now. What was accepted waits and is not lost.",
+    "draining": "This process was told to end and starts nothing new; another one, or the next, takes the work over.",
     "engine-unavailable": "A scanner cannot be reached or is not fit to judge. What was accepted waits.",
 }

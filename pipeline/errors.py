@@ -32,6 +32,7 @@
     └── Unavailable 503             unavailable                   retryable, waits
         ├── LedgerUnavailable 503   ledger-unavailable            retryable, waits
         ├── QueueUnavailable 503    queue-unavailable             retryable, waits
+        ├── Draining 503            draining                      retryable, waits
         └── EngineUnavailable 503   engine-unavailable            retryable, waits
 
 `retryable`: the same call may succeed later. `waits`: the fault lies outside the document, so the attempt is not
@@ -180,6 +181,10 @@ class LedgerUnavailable(Unavailable):
 
 class QueueUnavailable(Unavailable):
     code, title = "queue-unavailable", "The queue cannot be reached"
+
+
+class Draining(Unavailable):
+    code, title = "draining", "This process is about to end"
 
 
 class EngineUnavailable(Unavailable):

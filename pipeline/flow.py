@@ -14,6 +14,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from pipeline.documents import Advance, Job
+from pipeline.drain import Trip
 from pipeline.erase import erase
 from pipeline.errors import AirlockError, LeaseLost, QueueUnavailable
 from pipeline.hand import Hand
@@ -41,7 +42,13 @@ def run(document_id: UUID, services: Services) -> State | None:
 
     Raises:
         LedgerUnavailable: nothing could be recorded; the lease lapses and the sweeper rings again.
+        Draining: this process is about to end; nothing was touched.
     """
+    with services.drain.trip() as trip:
+        return _run(document_id, trip, services)
+
+
+def _run(document_id: UUID, trip: Trip, services: Services) -> State | None:
     settings = services.settings
     with services.ledger.begin(durable=False) as tx:
         job = tx.claim(
@@ -53,6 +60,7 @@ def run(document_id: UUID, services: Services) -> State | None:
         correlation_id=job.document.correlation_id, document=str(document_id), tenant=job.document.tenant
     ):
         with Lease(job, services) as lease, Hand(job.document, services) as hand:
+            trip.lease = lease
             try:
                 state = _trip(lease, hand, services)
             except LeaseLost:
@@ -72,7 +80,7 @@ def _trip(lease: Lease, hand: Hand, services: Services) -> State:
         return State.FAILED
     while job is not None:
         document = job.document
-        if lane_of(document, services) not in services.settings.lanes:
+        if services.drain.begun or lane_of(document, services) not in services.settings.lanes:
             lease.release(delay=timedelta(0), counted=False, waiting_for=None)
             return document.state
         try:

@@ -80,6 +80,23 @@ class Lease:
             self.turned += tx.turned
             self.given_back = delay if keeps else None
 
+    def give_back(self) -> bool:
+        """The same from another thread than that which does the work, whose results count for nothing from now on.
+
+        Not held against the document. False: it is settled, or somebody else's, and nothing was changed.
+        """
+        with self._lock:
+            if self._over.is_set() or self._lost:
+                return False
+            self._over.set()
+            self._lost = True
+            try:
+                with self._ledger.begin(durable=False) as tx:
+                    tx.release(self.job, delay=timedelta(0), counted=False, waiting_for=None)
+            except LeaseLost:
+                return False
+            return True
+
     def _renew(self) -> None:
         while not self._over.wait(self._length.total_seconds() / 3):
             with self._lock:

@@ -23,6 +23,7 @@ from pipeline.settings import Environment, QueueKind, Settings
 from pipeline.turns import OFF, Window
 
 if TYPE_CHECKING:
+    from pipeline.drain import Drain
     from pipeline.gate import Gate
     from pipeline.ledger.session import Ledger
     from pipeline.outbox import Announcer
@@ -175,6 +176,13 @@ class Services:
         from pipeline.queue.celery import CeleryQueue
 
         return CeleryQueue(self.settings)
+
+    @cached_property
+    def drain(self) -> Drain:
+        """What this process has in hand, and whether it is about to end."""
+        from pipeline.drain import Drain
+
+        return Drain(self)
 
     @cached_property
     def announcer(self) -> Announcer:

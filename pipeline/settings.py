@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     requeue_after_seconds: float = Field(120.0, gt=0)  # a document that nobody touched for so long is rung again
     orphan_after_seconds: float = Field(3600.0, gt=0)  # an object that no row knows is looked after once this old
     task_time_limit_seconds: int = Field(3600, gt=0)
+    drain_seconds: float = Field(8.0, ge=0)  # how long a step may go on after SIGTERM before its lease is given back
 
     log_level: str = "INFO"
     log_json: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ def serve(
     """Serve the API."""
     import uvicorn
 
+    from pipeline.settings import QueueKind
     from pipeline.telemetry import configure_logging
 
     # The app reads its settings from the environment: whatever was decided here must be there.
@@ -49,7 +51,8 @@ def serve(
         log_config=None,
         server_header=False,
         proxy_headers=False,  # X-Forwarded-* can be sent by anybody
-        timeout_graceful_shutdown=5,  # an event stream never ends by itself
+        # An event stream never ends by itself; what runs the flow in its request ends when that is drained.
+        timeout_graceful_shutdown=5 if settings.queue is QueueKind.CELERY else max(5, math.ceil(settings.drain_seconds)),
     )
 
 
@@ -78,9 +81,15 @@ def beat() -> None:
     settings = load_settings()
     configure_logging(settings.log_level, json=settings.log_json)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     services = _services()
+    services.drain.watch()
+
+    def end(*_: object) -> None:
+        stop.set()
+        services.drain.begin()  # of AIRLOCK_QUEUE=inline the flow runs here
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     try:
         run_beat(services, stop)
     finally:

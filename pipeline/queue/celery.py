@@ -6,7 +6,9 @@ rung again by the sweeper, and attempts are counted in the row, where a killed w
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import sys
 import warnings
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pipeline.documents import Lane
-from pipeline.errors import LedgerUnavailable, Misconfigured, QueueUnavailable
+from pipeline.errors import Draining, LedgerUnavailable, Misconfigured, QueueUnavailable
 from pipeline.settings import Settings, Takes
 from pipeline.telemetry import configure_logging, logger
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 TASK = "airlock.advance"
 GIVES_WAY = 10  # niceness of a worker that takes bulk alone; what it starts inherits it
+DRAIN = signal.SIGUSR2  # to a pool's child: come to an end (SIGTERM is what Celery kills it with, at its time limit)
 log = logger(__name__)
 
 
@@ -156,6 +159,7 @@ class _PerProcess:
 def make_worker_app(settings: Settings) -> Celery:
     """The app with the task that runs the flow; what a worker serves."""
     from celery import signals
+    from celery.exceptions import Reject
 
     app = make_app(settings)
     services = _PerProcess(settings)
@@ -177,12 +181,18 @@ def make_worker_app(settings: Settings) -> Celery:
         except (ValueError, AttributeError, TypeError):
             log.warning("message dropped: not a document id")
             return
-        flow.run(wanted, services.get())
+        try:
+            flow.run(wanted, services.get())
+        except Draining:
+            # Handed out in the moment of the end: it goes back to the broker, for others.
+            raise Reject("draining", requeue=True) from None
 
     def start(**_: object) -> None:
         configure_logging(settings.log_level, json=settings.log_json)
         # Made before the first document comes, so that it does not wait for imports and connections.
         made = services.get()
+        made.drain.watch()
+        signal.signal(DRAIN, lambda *_: made.drain.begin())
         made.gate.fitness()
 
     def stop(**_: object) -> None:
@@ -194,7 +204,7 @@ def make_worker_app(settings: Settings) -> Celery:
 
 
 def run_worker(settings: Settings, concurrency: int | None = None) -> None:
-    """Serve the settings' lanes until told to stop (SIGTERM finishes what is in hand)."""
+    """Serve the settings' lanes until told to stop: by SIGTERM, after which all ends within AIRLOCK_DRAIN_SECONDS."""
     from celery import signals
     from celery.exceptions import SecurityWarning
 
@@ -216,5 +226,15 @@ def run_worker(settings: Settings, concurrency: int | None = None) -> None:
         without_gossip=True,
         without_mingle=True,
     )
+
+
+    def pass_on(**_: object) -> None:
+        # Celery itself waits for as long as its tasks take; platforms do not.
+        pool: Any = worker.pool
+        for pid in pool.info["processes"] if pool is not None else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, DRAIN)
+
+    signals.worker_shutting_down.connect(pass_on, weak=False)
     worker.start()
     sys.exit(worker.exitcode)

@@ -25,6 +25,7 @@ from pipeline.errors import (
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat, SignedPut
 from pipeline.storage.pages import S3Pages
 from pipeline.storage.s3_answers import arguments_of, pin_arguments, pin_of, stat_of
+from pipeline.storage.s3_compose import S3Composable
 from pipeline.storage.s3_copy import COPY_PART, SINGLE, copy_in_parts, copy_whole
 from pipeline.storage.s3_errors import code_of, translated
 from pipeline.storage.s3_resumable import S3Resumable
@@ -60,7 +61,7 @@ def open_s3(
     return S3Store(client, bucket, conditional_copy=conditional_copy)
 
 
-class S3Store(S3Pages, S3Resumable):
+class S3Store(S3Pages, S3Resumable, S3Composable):
     """One bucket. `conditional_copy=False` is for stores that ignore If-None-Match on a copy: the key is then looked at
     first, which leaves a moment in which another copy of the same verified bytes could win."""
 

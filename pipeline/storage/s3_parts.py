@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from pipeline.errors import AirlockError, ObjectExists, ObjectNotFound, PreconditionFailed, StoreUnavailable
+from pipeline.errors import ObjectExists, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from pipeline.storage.abilities import SentPart
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat
 from pipeline.storage.s3_answers import MARK, arguments_of, pin_of, stat_of
@@ -22,12 +23,19 @@ MOST = 10_000  # parts of one upload
 _WRONG = {"InvalidPart", "InvalidPartOrder", "EntityTooSmall"}
 
 
-def listed(client: S3Client, where: dict[str, Any], upload: str) -> Iterator[SentPart]:
-    """The parts that are there, in order; pages are fetched as needed. Raises ObjectNotFound."""
+def listed(client: S3Client, where: dict[str, Any], upload: str) -> Iterator[list[SentPart]]:
+    """What was sent under each part's number, in order, the latest first; pages are fetched as needed.
+
+    S3 keeps only the latest. SeaweedFS lists all that were sent, and takes the one that is named at the end. Raises
+    ObjectNotFound.
+    """
     with translated():
-        for page in client.get_paginator("list_parts").paginate(**where, UploadId=upload):
-            for part in page.get("Parts", ()):
-                yield SentPart(int(part["PartNumber"]), int(part["Size"]), part["ETag"].strip('"'))
+        pages = client.get_paginator("list_parts").paginate(**where, UploadId=upload)
+        parts = (part for page in pages for part in page.get("Parts", ()))
+        for number, sent in groupby(parts, key=lambda part: int(part["PartNumber"])):
+            latest = sorted(sent, key=lambda part: part["LastModified"], reverse=True)
+            tags = {part["ETag"].strip('"'): int(part["Size"]) for part in latest}  # the same bytes twice are no matter
+            yield [SentPart(number, size, tag) for tag, size in tags.items()]
 
 
 def completed(
@@ -69,22 +77,24 @@ def _made(
                 if code_of(error) == "ConditionalRequestConflict":
                     raise StoreUnavailable("S3 asks to try again: somebody else is at this key.") from None
                 raise
-    except (PreconditionFailed, ObjectNotFound) as error:
-        return made_before(client, where, size, mark, error)
+    except (PreconditionFailed, ObjectNotFound):
+        if (done := made_before(client, where, mark, size)) is not None:
+            return done
+        raise
     if "ETag" not in answer:  # S3 may answer 200 and say in the body that it failed
         raise StoreUnavailable("S3 did not say whether the upload was completed.")
     ref = ObjectRef(where["Bucket"], where["Key"], pin_of(answer))
     return ObjectStat(ref, size, datetime.now(UTC), headers, etag=str(answer["ETag"]).strip('"'))
 
 
-def made_before(client: S3Client, where: dict[str, Any], size: int, mark: str, error: AirlockError) -> ObjectStat:
-    """The object under the key, if an earlier run of the same made it. Raises ObjectExists where it was something else,
-    and `error` where there is none."""
+def made_before(client: S3Client, where: dict[str, Any], mark: str, size: int | None = None) -> ObjectStat | None:
+    """The object under the key, if an earlier run of the same made it; None where there is none. Raises ObjectExists
+    where something else made it."""
     try:
         with translated():
             there = client.head_object(**where, ChecksumMode="ENABLED")
     except ObjectNotFound:
-        raise error from None
-    if there.get("Metadata", {}).get(MARK) != mark or there["ContentLength"] != size:
+        return None
+    if there.get("Metadata", {}).get(MARK) != mark or size not in (None, there["ContentLength"]):
         raise ObjectExists
     return stat_of(where["Bucket"], where["Key"], there)

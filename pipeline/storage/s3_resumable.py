@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from itertools import islice, product, takewhile
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _PLAIN = ObjectHeaders()
 _SPENT = 16  # old rests that a state names; if there are more, they are found by their prefix in the end
+_CHOICES = 256  # combinations that are tried, where a store keeps more than one part of a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,13 @@ class State:
         """One part more, which holds the rest, if there was one."""
         chain = hashlib.sha256(f"{self.chain} {part.tag}".encode()).hexdigest()[:32]
         return replace(self.with_rest(None), parts=part.number, sent=self.sent + part.size, chain=chain)
+
+    def has_parts(self, parts: Sequence[SentPart]) -> bool:
+        """Whether these are the parts that were acknowledged."""
+        found = State(self.mark)
+        for part in parts:
+            found = found.with_part(part)
+        return (len(parts), found.parts, found.sent, found.chain) == (self.parts, self.parts, self.sent, self.chain)
 
     def with_rest(self, rest: Rest | None) -> State:
         """Another rest; the one before is not deleted yet."""
@@ -149,8 +157,11 @@ class S3Resumable:
             else:
                 parts = self._all_parts(where, state.upload, state)
                 made = completed(self.client, where, state.upload, parts, state.mark, headers)
-        except ObjectNotFound as error:  # the parts or the rest are gone: into the object, it may be
-            made = made_before(self.client, where, progress.offset, state.mark, error)
+        except ObjectNotFound:  # the parts or the rest are gone: into the object, it may be
+            done = made_before(self.client, where, state.mark, progress.offset)
+            if done is None:
+                raise
+            made = done
         with contextlib.suppress(AirlockError):  # the object is there; what stays behind is swept
             self._clear(key, state)
         return made
@@ -158,16 +169,17 @@ class S3Resumable:
     def _all_parts(self, where: dict[str, Any], upload: str, state: State) -> Sequence[SentPart]:
         """The acknowledged parts, and the rest as one more."""
         there = listed(self.client, where, upload)
-        parts = list(takewhile(lambda part: part.number <= state.parts, there))
-        found = State(state.mark)
-        for part in parts:
-            found = found.with_part(part)
-        if (len(parts), found.parts, found.sent, found.chain) != (state.parts, state.parts, state.sent, state.chain):
+        sent = list(takewhile(lambda each: each[0].number <= state.parts, there))
+        for choice in islice(product(*sent), _CHOICES):
+            if state.has_parts(choice):
+                parts = list(choice)
+                break
+        else:
             raise PreconditionFailed("A part of the upload is not the one that was acknowledged.")
         if state.rest is not None or not parts:  # S3 completes no upload that has no part
             body, number = self._read(state), state.parts + 1
-            sent = put_part(self.client, where, upload, number, io.BytesIO(body))
-            parts.append(SentPart(number, len(body), sent["ETag"].strip('"')))
+            last = put_part(self.client, where, upload, number, io.BytesIO(body))
+            parts.append(SentPart(number, len(body), last["ETag"].strip('"')))
         return parts
 
     def drop(self, key: str, progress: Progress) -> None:

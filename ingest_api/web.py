@@ -28,13 +28,15 @@ T = TypeVar("T")
 class Threads:
     """Where the sync ports are called. A thread is held for one piece of work, never while a client is waited for.
 
-    Three pools, so that a store that hangs cannot keep the ledger from answering, nor either the hashing.
+    Pools apart, so that a store that hangs cannot keep the ledger from answering, nor either the hashing; and whoever
+    works on documents here (AIRLOCK_QUEUE) takes no thread from those who send and fetch them.
     """
 
     def __init__(self) -> None:
         self._bytes = ThreadPoolExecutor(32, "bytes")
         self._rows = ThreadPoolExecutor(16, "rows")
         self._hashing = ThreadPoolExecutor(max(2, os.cpu_count() or 2), "hash")
+        self._flow = ThreadPoolExecutor(16, "flow")
 
     def bytes(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run what talks to a store."""
@@ -48,9 +50,13 @@ class Threads:
         """Run what only computes, with the interpreter's lock released."""
         return _submit(self._hashing, call, *args, **kwargs)
 
+    def flow(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Run what takes documents on, for minutes perhaps."""
+        return _submit(self._flow, call, *args, **kwargs)
+
     def close(self) -> None:
         """Take no more work; what runs is left to finish."""
-        for pool in (self._bytes, self._rows, self._hashing):
+        for pool in (self._bytes, self._rows, self._hashing, self._flow):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

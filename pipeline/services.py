@@ -173,6 +173,14 @@ class Services:
             from pipeline.queue.inline import InlineQueue
 
             return InlineQueue(self)
+        if self.settings.queue is QueueKind.PUBSUB:
+            from pipeline.queue.pubsub import PubSubQueue
+
+            return PubSubQueue(self.settings.queue_url)
+        if self.settings.queue is QueueKind.SQS:
+            from pipeline.queue.sqs import SqsQueue
+
+            return SqsQueue(self.settings.queue_url)
         from pipeline.queue.celery import CeleryQueue
 
         return CeleryQueue(self.settings)

@@ -24,10 +24,12 @@ class Environment(StrEnum):
 
 
 class QueueKind(StrEnum):
-    """Who runs the flow: Celery workers, or the process that took the upload."""
+    """Who runs the flow: Celery workers, the process that took the upload, or whomever a cloud's queue calls."""
 
     CELERY = "celery"
     INLINE = "inline"
+    PUBSUB = "pubsub"  # a push of Pub/Sub to /v1/tasks/run
+    SQS = "sqs"  # a Lambda function
 
 
 class Takes(StrEnum):
@@ -55,6 +57,7 @@ class Settings(BaseSettings):
 
     queue: QueueKind = QueueKind.CELERY
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    queue_url: str | None = None  # pubsub://project/topic, or the URL of an SQS queue
     lanes: Annotated[frozenset[Lane], NoDecode] = frozenset(Lane)  # which queues this worker serves
     takes: Takes = Takes.ALL
     dispatch_singles: int = Field(4, ge=1)  # documents of a tenant on their way before the next counts as one of many

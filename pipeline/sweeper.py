@@ -62,6 +62,15 @@ def reconcile(services: Services) -> dict[str, int]:
     )
 
 
+def once(services: Services, *, thorough: bool = True) -> dict[str, int]:
+    """What beat does at its intervals, all of it once; how much of each was found.
+
+    Without `thorough` the buckets are not listed, which takes minutes where they are large.
+    """
+    found = {"relayed": relay(services, older_than=timedelta(seconds=services.settings.relay_seconds))}
+    return found | sweep(services) | (reconcile(services) if thorough else {})
+
+
 def _each(services: Services, parts: Mapping[str, Callable[[Services], int]]) -> dict[str, int]:
     """Run each part; one that fails stops no other."""
     found: dict[str, int] = {}

@@ -114,6 +114,8 @@ def _queue(services: Services) -> Finding:
     if settings.queue is QueueKind.INLINE:
         return Finding("queue", "inline")
     services.queue.ping()
+    if settings.queue is not QueueKind.CELERY:
+        return Finding("queue", settings.queue.value)
     return Finding("queue", f"Celery, {urlsplit(settings.broker_url.get_secret_value()).scheme}")
 
 

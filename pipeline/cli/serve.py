@@ -126,7 +126,7 @@ def sweep() -> None:
 
     services = _services()
     try:
-        for name, count in {**sweeper.sweep(services), **sweeper.reconcile(services)}.items():
+        for name, count in sweeper.once(services).items():
             say(f"{name:<12} {count}")
     finally:
         services.close()

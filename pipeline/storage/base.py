@@ -7,7 +7,7 @@ StoreError (anything else).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -156,8 +156,11 @@ class LocalFiles(Protocol):
 class Sweepable(Protocol):
     """Optional: unfinished uploads can be seen and dropped."""
 
-    def abort_stale_uploads(self, older_than: timedelta) -> int:
-        """Abort unfinished multipart uploads and temporary files older than that; returns how many."""
+    def abort_stale_uploads(self, older_than: timedelta, *, spare: Container[str] = ()) -> int:
+        """Abort unfinished multipart uploads and temporary files older than that; returns how many.
+
+        `spare` are those that somebody still goes on with: what `abilities.token_of` says of each open upload's state.
+        """
         ...
 
 

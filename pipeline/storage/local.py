@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat, ObjectSt
 from pipeline.storage.local_compose import compose
 from pipeline.storage.local_resumable import LocalResumable
 from pipeline.storage.local_signing import LocalSigner
-from pipeline.storage.local_writer import LocalWriter, decode, drop_note, hashed_copy, headers_path
+from pipeline.storage.local_writer import LocalWriter, decode, hashed_copy, kept_with
 from pipeline.storage.streams import Body, bound, compare, digest_of, window
 
 _PLAIN = ObjectHeaders()
@@ -46,7 +45,7 @@ class LocalStore(LocalResumable):
     def get(self, ref: ObjectRef, start: int = 0, end: int | None = None) -> Body:
         """See ObjectStore."""
         with files.translated():
-            descriptor, found = files.open_pinned(self._path(ref.key), ref)
+            descriptor, found = files.open_pinned(self.root, ref)
         at, end = window(found.st_size, start, end)
         position = at
 
@@ -65,20 +64,16 @@ class LocalStore(LocalResumable):
     def open_local(self, ref: ObjectRef) -> BinaryIO:
         """See LocalFiles."""
         with files.translated():
-            descriptor, _ = files.open_pinned(self._path(ref.key), ref)
+            descriptor, _ = files.open_pinned(self.root, ref)
             return os.fdopen(descriptor, "rb")
 
     def head(self, key: str, version: str | None = None) -> ObjectStat:
         """See ObjectStore."""
-        path = self._path(key)
-        with files.translated():
-            found = path.lstat()
+        with files.translated(), files.folder_of(self.root, key) as (folder, name):
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if not stat.S_ISREG(found.st_mode) or version not in (None, files.version_of(found)):
                 raise ObjectNotFound
-        try:
-            headers = decode(headers_path(path, files.version_of(found)).read_bytes())
-        except FileNotFoundError:
-            headers = _PLAIN
+            headers = decode(kept_with(folder, name, files.version_of(found)))
         return self._stat(key, found, headers)
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectStat]:
@@ -86,54 +81,55 @@ class LocalStore(LocalResumable):
         return self._walk("", prefix, after)
 
     def _walk(self, base: str, prefix: str, after: str) -> Iterator[ObjectStat]:
-        names: Sequence[str] = ()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.root / base) as entries:
-            # A folder sorts as its keys do: "a-b" < "a/x" < "a0".
-            names = sorted(
-                base + entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "")
-                for entry in entries
-                if files.SEGMENT.fullmatch(entry.name)
-            )
-        for name in names:
-            if name.endswith("/"):
-                wanted = name.startswith(prefix) or prefix.startswith(name)
-                if wanted and (name > after or after.startswith(name)):
-                    yield from self._walk(name, prefix, after)
-            elif name.startswith(prefix) and name > after:
-                with contextlib.suppress(FileNotFoundError):
-                    found = (self.root / name).lstat()
-                    if stat.S_ISREG(found.st_mode):
-                        yield self._stat(name, found, _PLAIN)
+        found: list[tuple[str, os.stat_result | None]] = []
+        # A folder that somebody closed to us must not hide all others.
+        with (
+            contextlib.suppress(ObjectNotFound, FileNotFoundError, NotADirectoryError, PermissionError),
+            files.folder_of(self.root, f"{base}_") as (folder, _),
+            os.scandir(folder) as entries,
+        ):
+            for entry in entries:
+                name = base + entry.name
+                if not files.FOREIGN.fullmatch(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    found.append((f"{name}/", None))
+                elif name.startswith(prefix) and name > after and entry.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):
+                        found.append((name, entry.stat(follow_symlinks=False)))
+        # A folder sorts as its keys do: "a-b" < "a/x" < "a0".
+        for name, file in sorted(found, key=lambda each: each[0]):
+            if file is not None:
+                yield self._stat(name, file, _PLAIN)
+            elif (name.startswith(prefix) or prefix.startswith(name)) and (name > after or after.startswith(name)):
+                yield from self._walk(name, prefix, after)
 
     def delete(self, ref: ObjectRef) -> bool:
         """See ObjectStore."""
-        path = self._path(ref.key)
         if not files.VERSION.fullmatch(ref.version):
             return False
-        try:
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        with files.translated():
-            try:
-                # Look and unlink as one: nobody replaces a name that is taken, so only another delete could make way
-                # for other bytes in between, and every delete holds this lock.
-                fcntl.flock(folder, fcntl.LOCK_EX)
-                there = False
-                with contextlib.suppress(FileNotFoundError):
-                    there = files.version_of(os.lstat(path.name, dir_fd=folder)) == ref.version
-                    if there:
-                        os.unlink(path.name, dir_fd=folder)
-                # The headers last, and even if the bytes are gone: a delete that was killed in between is finished by
-                # the next one. The other way round, bytes could be seen without their headers.
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(headers_path(path, ref.version).name, dir_fd=folder)
+        with (
+            contextlib.suppress(ObjectNotFound),
+            files.translated(),
+            files.folder_of(self.root, ref.key) as (folder, name),
+        ):
+            # Look and unlink as one: nobody replaces a name that is taken, so only another delete could make way
+            # for other bytes in between, and every delete holds this lock.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            there = False
+            with contextlib.suppress(FileNotFoundError):
+                there = files.version_of(os.lstat(name, dir_fd=folder)) == ref.version
                 if there:
-                    os.fsync(folder)
-                files.prune(path.parent, self.root)
-            finally:
-                os.close(folder)
-        return there
+                    os.unlink(name, dir_fd=folder)
+            # The headers last, and even if the bytes are gone: a delete that was killed in between is finished by
+            # the next one. The other way round, bytes could be seen without their headers.
+            with contextlib.suppress(ObjectNotFound), files.translated():
+                os.unlink(f".{name}.{ref.version}", dir_fd=folder)
+            if there:
+                os.fsync(folder)
+            files.prune((self.root / ref.key).parent, self.root)
+            return there
+        return False
 
     def copy(self, source: ObjectRef, key: str, headers: ObjectHeaders | None = None, *, sha256: str) -> ObjectStat:
         """See ObjectStore. Bytes are hashed as they are copied, in a file that only gets its name if they are right."""
@@ -191,26 +187,6 @@ class LocalStore(LocalResumable):
     def ensure_bucket(self) -> None:
         """See Provisionable."""
         (self.root / files.INCOMING).mkdir(0o700, parents=True, exist_ok=True)
-
-    def abort_stale_uploads(self, older_than: timedelta) -> int:
-        """See Sweepable. A writer that still writes keeps its file young."""
-        limit = time.time() - older_than.total_seconds()
-        count = 0
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / files.INCOMING) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    if entry.stat(follow_symlinks=False).st_mtime <= limit:
-                        left = Path(entry.path)
-                        if left.name.endswith(files.HEADERS):
-                            drop_note(left, self.root)
-                        left.unlink(missing_ok=True)
-                        count += not entry.name.endswith(files.HEADERS)
-        return count
-
-    def _path(self, key: str) -> Path:
-        if not files.is_key(key):
-            raise ObjectNotFound
-        return self.root / key
 
     def _stat(self, key: str, found: os.stat_result, headers: ObjectHeaders) -> ObjectStat:
         version = files.version_of(found)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ObjectExists, ObjectNotFound, PreconditionFailed
 from pipeline.storage import local_files as files
 from pipeline.storage.abilities import mark_of
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat
-from pipeline.storage.local_writer import LocalWriter, Target, headers_path, note_path, publish
+from pipeline.storage.local_writer import LocalWriter, Target, kept_with, note_path, publish
 
 if TYPE_CHECKING:
     from pipeline.storage.local import LocalStore
@@ -50,14 +48,13 @@ def _append(store: LocalStore, source: ObjectRef, writer: LocalWriter) -> None:
 def _linked(store: LocalStore, source: ObjectRef, target: Target) -> ObjectStat | None:
     """Give the source's bytes a second name. None where that cannot be: the file system does not, or the file is one
     that somebody else put there, and may have open for writing."""
-    if not files.is_key(source.key):
-        return None
     temp = store.root / files.INCOMING / secrets.token_hex(16)
     try:
         try:
-            os.link(store.root / source.key, temp, follow_symlinks=False)
-            descriptor = os.open(temp, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
+            with files.folder_of(store.root, source.key) as (folder, name):
+                os.link(name, temp, src_dir_fd=folder, follow_symlinks=False)
+            descriptor = os.open(temp, files.LOOK)
+        except (OSError, ObjectNotFound):
             return None
         try:
             found = os.fstat(descriptor)
@@ -77,7 +74,8 @@ def _made(store: LocalStore, target: Target) -> ObjectStat | None:
     """What an earlier run made. Raises ObjectExists where the key holds anything else."""
     try:
         there = store.head(target.key)
-        mark = _mark(headers_path(target.path, there.ref.version))
+        with files.translated(), files.folder_of(store.root, target.key) as (folder, name):
+            mark = kept_with(folder, name, there.ref.version).get("mark")
     except ObjectNotFound:
         return None
     if mark != target.mark:
@@ -85,11 +83,3 @@ def _made(store: LocalStore, target: Target) -> ObjectStat | None:
     with files.translated():
         files.sync_up(target.path.parent, store.root)  # it may have been killed before it did
     return there
-
-
-def _mark(path: Path) -> object:
-    with files.translated():
-        try:
-            return json.loads(path.read_bytes()).get("mark")
-        except FileNotFoundError:
-            return None

@@ -1,6 +1,7 @@
 """The file system under a local bucket: names that cannot leave the root, names that outlive a power cut.
 
-    root/{key}                        an object's bytes, mode 0400, never written again
+    root/{key}                        an object's bytes, mode 0400, never written again; or what another program put
+                                      there, under a name of its own choice
     root/{folder}/.{name}.{version}   its headers, where they are not the default ones
     root/.incoming/{token}            bytes on their way in; {token}.headers: the key and the headers they will have
     root/.incoming/{token}-{n}        the same, of an upload that takes several requests (local_resumable.py)
@@ -28,15 +29,44 @@ from pipeline.storage.streams import PIECE
 INCOMING = ".incoming"
 HEADERS = ".headers"
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=@+-]{0,199}")  # no dot first: those names are ours; no "..", no NUL
+# What other programs may call the files that they put here: anything but a control character, a slash, or bytes that
+# are no text; and no dot first.
+FOREIGN = re.compile(r"[^\x00-\x1f\x7f-\x9f/.\ud800-\udfff][^\x00-\x1f\x7f-\x9f/\ud800-\udfff]{0,254}")
 VERSION = re.compile(r"[0-9a-f]{1,16}-[0-9a-f]{1,16}")
 _OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EACCES}
 _CANNOT_COPY = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ETXTBSY}
+LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe that somebody put there holds nobody up
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _COPY = 64 << 20  # bytes a call: a large copy can be interrupted
 
 
 def is_key(key: str) -> bool:
-    """Whether the key can be a path below the root and nowhere else."""
+    """Whether an object may be made under this key: a path below the root and nowhere else, in plain letters."""
     return len(key) <= 1024 and all(SEGMENT.fullmatch(segment) for segment in key.split("/"))
+
+
+def is_foreign_key(key: str) -> bool:
+    """Whether an object may be found under this key: also one that another program has put there."""
+    return len(key) <= 1024 and all(FOREIGN.fullmatch(segment) for segment in key.split("/"))
+
+
+@contextlib.contextmanager
+def folder_of(root: Path, key: str) -> Iterator[tuple[int, str]]:
+    """The folder that a key lies in, open, and the name in it. No link below the root is followed: whoever may put
+    files here may put links here too. Raises ObjectNotFound for what is no key, OSError where there is no such folder.
+    """
+    if not is_foreign_key(key):
+        raise ObjectNotFound
+    *folders, name = key.split("/")
+    descriptor = os.open(root, _FOLDER)
+    try:
+        for each in folders:
+            inner = os.open(each, _FOLDER | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor, name
+    finally:
+        os.close(descriptor)
 
 
 def version_of(found: os.stat_result) -> str:
@@ -71,16 +101,17 @@ def translated() -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError):
         raise ObjectNotFound from None
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a symbolic link where bytes should be: O_NOFOLLOW
+        # A symbolic link where bytes should be (O_NOFOLLOW), or a name that no file can have.
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
             raise ObjectNotFound from None
         kind = StoreUnavailable if error.errno in _OUTSIDE else StoreError
         raise kind(f"The local store: {os.strerror(error.errno or 0)}.") from None
 
 
-def open_pinned(path: Path, ref: ObjectRef) -> tuple[int, os.stat_result]:
-    """A descriptor of exactly this version's bytes. Raises ObjectNotFound."""
-    # O_NONBLOCK: a pipe that somebody put there must not hold us up.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+def open_pinned(root: Path, ref: ObjectRef) -> tuple[int, os.stat_result]:
+    """A descriptor of exactly this version's bytes. Raises ObjectNotFound, or OSError."""
+    with folder_of(root, ref.key) as (folder, name):
+        descriptor = os.open(name, LOOK, dir_fd=folder)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or version_of(found) != ref.version:
         os.close(descriptor)
@@ -131,7 +162,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(path, _FOLDER)
     try:
         os.fsync(descriptor)
     finally:
@@ -180,8 +211,12 @@ def make_folders(folder: Path, root: Path) -> None:
 
 
 def prune(folder: Path, root: Path) -> None:
-    """Remove the folder and its parents as far as they are empty."""
+    """Remove the folder and its parents as far as they are empty, and made by `make_folders`: one that somebody else
+    made, for a partner to put files into, stays."""
     with contextlib.suppress(OSError):
         while folder != root:
+            found = folder.lstat()
+            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o777 != 0o700:
+                return
             folder.rmdir()
             folder = folder.parent

@@ -15,8 +15,9 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,7 +62,7 @@ class _Growing:
 
 
 class LocalResumable:
-    """The part of LocalStore that is Resumable."""
+    """The part of LocalStore that is Resumable and Sweepable."""
 
     root: Path
     bucket: str
@@ -183,6 +184,22 @@ class LocalResumable:
             except FileNotFoundError:
                 if number >= growing.number:
                     return
+
+    def abort_stale_uploads(self, older_than: timedelta, *, spare: Container[str] = ()) -> int:
+        """See Sweepable. A writer that still writes keeps its file young."""
+        limit = time.time() - older_than.total_seconds()
+        count = 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / files.INCOMING) as entries:
+            for entry in entries:
+                token = entry.name.removesuffix(files.HEADERS).partition("-")[0]
+                with contextlib.suppress(FileNotFoundError):
+                    if token not in spare and entry.stat(follow_symlinks=False).st_mtime <= limit:
+                        left = Path(entry.path)
+                        if left.name.endswith(files.HEADERS):
+                            drop_note(left, self.root)
+                        left.unlink(missing_ok=True)
+                        count += not entry.name.endswith(files.HEADERS)
+        return count
 
 
 class LocalResumableWriter:

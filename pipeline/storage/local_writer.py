@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from pipeline.errors import Misconfigured, ObjectExists, ObjectNotFound, StoreError
 from pipeline.storage import local_files as files
@@ -20,6 +22,7 @@ from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat
 from pipeline.storage.streams import PIECE
 
 _PLAIN = ObjectHeaders()
+MOST_HEADERS = 64 << 10  # bytes
 
 
 class LocalWriter:
@@ -190,10 +193,36 @@ def encode(headers: ObjectHeaders, key: str, version: str, mark: str | None = No
     return json.dumps(kept | ({"mark": mark} if mark else {})).encode()
 
 
-def decode(raw: bytes) -> ObjectHeaders:
+def kept_with(folder: int, name: str, version: str) -> dict[str, Any]:
+    """What `encode` kept of that version, in an open folder; nothing where there is none.
+
+    A file that other programs put there may have such a neighbour, too: it is bounded, and believed only if it reads as
+    one of ours, which is all that their own headers would be on another store.
+    """
+    try:
+        descriptor = os.open(
+            f".{name}.{version}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP):
+            return {}
+        raise
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return {}
+        try:
+            kept = json.loads(file.read(MOST_HEADERS))
+        except (ValueError, RecursionError):
+            return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def decode(kept: dict[str, Any]) -> ObjectHeaders:
     """The headers again."""
-    kept = json.loads(raw)
-    return ObjectHeaders(kept["content_type"], kept["content_disposition"], kept["metadata"])
+    kind, disposition, metadata = (kept.get(name) for name in ("content_type", "content_disposition", "metadata"))
+    if not isinstance(kind, str) or not isinstance(disposition, str | None) or not isinstance(metadata, dict):
+        return _PLAIN
+    return ObjectHeaders(kind, disposition, {str(name): str(value) for name, value in metadata.items()})
 
 
 def hashed_copy(source: BinaryIO, writer: LocalWriter) -> str:

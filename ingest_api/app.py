@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from ingest_api import cors, documents, events, health, objects, problems, public, reference, tasks
 from ingest_api.edge import Edge
 from ingest_api.openapi import describe
-from ingest_api.uploads import direct
+from ingest_api.uploads import direct, tus
 from ingest_api.web import Web
 from pipeline.drain import LAST
 from pipeline.services import Services
@@ -62,12 +62,13 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         redirect_slashes=False,  # a redirect would have the client send its body twice
         openapi_tags=[
             {"name": "documents", "description": "Upload, follow, download, delete."},
+            {"name": "uploads", "description": "In several requests, whatever breaks in between."},
             {"name": "policy", "description": "What is accepted, and how to verify what was cleared."},
             {"name": "objects", "description": "Where signed URLs of the local store lead."},
             {"name": "operations", "description": "For whoever runs the service."},
         ],
     )
-    for module in (direct, documents, events, objects, public, reference, tasks, health):
+    for module in (direct, tus, documents, events, objects, public, reference, tasks, health):
         app.include_router(module.router)
     problems.install(app)
     cors.allow(app, parts.settings.cors_origins)

@@ -15,6 +15,7 @@ EXPLANATIONS: Mapping[str, str] = {
     "that it can be sent again as a whole; `part_index` counts the form's parts from 0.",
     "unauthorized": "Send `Authorization: Bearer` and an API key that is valid here.",
     "forbidden": "The API key lacks the scope that this needs, or a signed URL was changed or is over.",
+    "not-appendable": "The upload is made of others, which have all the bytes: nothing can be added to it.",
     "not-found": "Nothing is there, or it belongs to somebody else: the answer is the same.",
     "method-not-allowed": "The address exists, but does not take this method; the Allow header lists those it takes.",
     "invalid-parameters": "A parameter has a value that it cannot have; `errors` lists each.",
@@ -32,6 +33,10 @@ EXPLANATIONS: Mapping[str, str] = {
     "upload-incomplete": "Not everything has arrived that was announced; `missing` names what has not. Send it, and "
     "complete the upload again.",
     "upload-gone": "The upload was ended by its sender, or was not finished before it expired. Begin a new one.",
+    "tus-version": "A request to a tus upload names the version of the protocol that it speaks: Tus-Resumable: 1.0.0. "
+    "Tus-Version lists those that are spoken here.",
+    "chunk-mismatch": "The bytes of this request are not those that Upload-Checksum names. All of them were discarded, "
+    "and the upload stands where it stood: send them again.",
     "upload-locked": "Another request is still sending bytes to this upload. Wait a moment, ask for its offset, go on.",
     "type-not-allowed": "The declared media type or the file name's suffix belongs to a type that the policy does not "
     "take: `GET /v1/policy` shows those it does. It was refused before anything was sent.",

@@ -43,6 +43,15 @@ class RangeNotSatisfiable(AirlockError):
     code, title, status = "range-not-satisfiable", "The object has no such bytes", 416
 
 
+class TusVersion(AirlockError):
+    code, title, status = "tus-version", "This version of tus is not spoken here", 412
+
+
+class ChunkMismatch(AirlockError):
+    # The status is tus' own, and in no registry.
+    code, title, status, retryable = "chunk-mismatch", "The chunk is not the one that its checksum names", 460, True
+
+
 class HeadTooLarge(AirlockError):
     code, title, status = "head-too-large", "The request's headers are too large", 431
 

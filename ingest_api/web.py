@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ingest_api.metrics import Metrics
     from ingest_api.oidc import PushTokens
     from ingest_api.uploads.recorder import Recorder
+    from ingest_api.uploads.tus_append import Holdings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class Web:
         from ingest_api.metrics import Metrics
         from ingest_api.oidc import PushTokens
         from ingest_api.uploads.recorder import Recorder
+        from ingest_api.uploads.tus_append import Holdings
 
         self.services = services
         self.threads = Threads()
@@ -89,9 +91,12 @@ class Web:
         self.metrics: Metrics = Metrics()
         self.health: Health = Health(services, self.threads)
         self.watcher: Watcher = Watcher(services, self.threads)
+        self.holdings: Holdings = Holdings()
 
     async def close(self) -> None:
-        """End the watcher, let go of the threads. The services are closed by whoever made them."""
+        """Keep what uploads have received, end the watcher, let go of the threads. The services are closed by whoever
+        made them."""
+        await self.holdings.close()
         await self.watcher.close()
         self.threads.close()
 

@@ -7,6 +7,7 @@
     │   └── EmptyFile 400           empty-file
     ├── Unauthorized 401            unauthorized
     ├── Forbidden 403               forbidden
+    ├── NotAppendable 403           not-appendable
     ├── NotFound 404                not-found
     ├── Conflict 409                conflict
     │   ├── NotAvailable 409        not-available
@@ -81,6 +82,10 @@ class Unauthorized(AirlockError):
 
 class Forbidden(AirlockError):
     code, title, status = "forbidden", "This key may not do that", 403
+
+
+class NotAppendable(AirlockError):
+    code, title, status = "not-appendable", "This upload takes no bytes", 403
 
 
 class NotFound(AirlockError):

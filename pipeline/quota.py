@@ -31,6 +31,16 @@ def charge_upload(tx: Transaction, upload: Upload, policy: Policy) -> None:
     _room(tx, upload.tenant, 1, upload.size or 1, policy)
 
 
+def charge_bytes(tx: Transaction, tenant: str, size: int, policy: Policy) -> None:
+    """Room for the bytes of an open upload that announces them only now. Raises QuotaExceeded."""
+    quota = policy.quota
+    if quota.bytes is None:
+        return
+    tx.lock_tenant(tenant)
+    if tx.stored(tenant)[1] + tx.open_uploads(tenant)[1] + size > quota.bytes:
+        raise _over("bytes", quota.bytes)
+
+
 def charge_documents(tx: Transaction, documents: Sequence[NewDocument], policy: Policy) -> None:
     """Room for these documents, which were not announced before. Raises QuotaExceeded."""
     quota = policy.quota

@@ -13,8 +13,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from pipeline.documents import Event, Json, NewDocument, Upload, UploadMethod, UploadPart, UploadState
-from pipeline.errors import Conflict, EmptyFile, NotFound, TooLarge, TypeNotAllowed, UploadGone
+from pipeline.documents import Event, Json, NewDocument, Replay, Upload, UploadMethod, UploadPart, UploadState
+from pipeline.errors import (
+    Conflict,
+    EmptyFile,
+    IdempotencyConflict,
+    NotFound,
+    ObjectExists,
+    TooLarge,
+    TypeNotAllowed,
+    UploadGone,
+)
 from pipeline.names import clean_name
 from pipeline.policy import Policy
 from pipeline.quota import charge_upload
@@ -103,6 +112,25 @@ def record(upload: Upload, services: Services) -> Upload:
         return tx.open_upload(upload, expires_in=lifetime(services))
 
 
+def record_once(upload: Upload, services: Services, *, key: str, fingerprint: str) -> tuple[Upload, bool]:
+    """`record` under the tenant's Idempotency-Key: the upload that the key stands for, and whether it was there before.
+
+    `fingerprint` tells requests apart that were to begin different uploads. Raises also IdempotencyConflict.
+    """
+    try:
+        with services.ledger.begin() as tx:
+            if (earlier := tx.replay_of(upload.tenant, key)) is None:
+                tx.remember(upload.tenant, key, Replay(fingerprint, (upload.id,)))
+                charge_upload(tx, upload, services.policy)
+                return tx.open_upload(upload, expires_in=lifetime(services)), False
+    except ObjectExists:  # another request with this key, in the same moment
+        with services.ledger.reading() as tx:
+            earlier = tx.replay_of(upload.tenant, key)
+    if earlier is None or earlier.fingerprint != fingerprint:
+        raise IdempotencyConflict("This Idempotency-Key stands for something else. Use a new key for a new upload.")
+    return find(earlier.document_ids[0], upload.tenant, services), True
+
+
 def find(upload_id: UUID, tenant: str, services: Services) -> Upload:
     """The tenant's upload. Raises NotFound also where it is somebody else's."""
     with services.ledger.reading() as tx:
@@ -113,7 +141,7 @@ def must_be_open(upload: Upload) -> None:
     """Raises UploadGone where it was ended or is over, Conflict where it is complete already."""
     if upload.state in (UploadState.ABORTED, UploadState.EXPIRED):
         raise UploadGone(f"This upload is {upload.state.value}. Begin a new one.")
-    if upload.state is UploadState.COMPLETED:
+    if upload.state is not UploadState.OPEN:
         raise Conflict("This upload is complete already.", state=upload.state.value)
 
 
@@ -227,4 +255,5 @@ __all__ = [
     "piece_ref",
     "receive",
     "record",
+    "record_once",
 ]

@@ -18,7 +18,7 @@ from ingest_api.uploads.intake import Intake
 from ingest_api.uploads.landing import too_large
 from ingest_api.uploads.names import declared_type, name_of_raw
 from ingest_api.uploads.recorder import AlreadyUsed
-from ingest_api.uploads.stream import unstalled
+from ingest_api.uploads.stream import refuse_coded, unstalled
 from ingest_api.web import Web, web_of
 from pipeline.documents import Document, Replay
 from pipeline.errors import (
@@ -185,16 +185,7 @@ async def admit(web: Web, who: Principal) -> None:
 
 
 def _refuse_unread(request: Request, web: Web, boundary: str | None) -> None:
-    if (coding := request.headers.get("content-encoding", "identity").strip().lower()) not in {"", "identity"}:
-        # Unpacked here, a small request could fill the disk; kept packed, it would not be what the sender has.
-        raise UnsupportedContent(
-            "Send the bytes as they are, without Content-Encoding.",
-            coding=coding if coding in {"gzip", "br", "deflate", "zstd", "compress"} else "other",
-            _headers={"Accept-Encoding": "identity"},
-        )
-    if request.headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
-        # Its other codings would be left on the bytes, and the bytes called the file.
-        raise UnsupportedContent("Of the transfer codings only chunked is taken.", coding="other")
+    refuse_coded(request.headers)
     length = request.headers.get("content-length")
     limits = web.services.policy.limits
     if length is None:

@@ -52,13 +52,23 @@ TO_CLEAN = (
     .select_from(uploads.outerjoin(documents, documents.c.id == uploads.c.id))
     .where(
         uploads.c.cleaned_at.is_(None),
-        uploads.c.state != UploadState.OPEN,
+        uploads.c.state.not_in([UploadState.OPEN, UploadState.JOINED]),
         or_(documents.c.state.is_(None), documents.c.state.not_in([State.RECEIVED, State.FAILED])),
         # A finished piece waits until it is needed, or until its own time is up.
         or_(uploads.c.method != UploadMethod.TUS_PARTIAL, uploads.c.expires_at <= now_ms()),
     )
     .limit(bindparam("at_most"))
 )
+# A finished piece that nothing has begun to clean up, nor will while it is being taken.
+SPARE = timedelta(seconds=60)
+PIECE = and_(
+    uploads.c.id == bindparam("its_id"),
+    uploads.c.method == UploadMethod.TUS_PARTIAL,
+    uploads.c.state == UploadState.COMPLETED,
+    uploads.c.cleaned_at.is_(None),
+)
+JOIN = updated(uploads).where(PIECE, uploads.c.expires_at > now_ms() + span_ms(SPARE))
+DISCARD = updated(uploads).where(PIECE).values(state=UploadState.ABORTED, expires_at=now_ms())
 CLEANED = updated(uploads).where(uploads.c.id == bindparam("its_id")).values(cleaned_at=now_ms(), progress="")
 LEFT = select(uploads.c.id, uploads.c.progress).where(uploads.c.cleaned_at.is_(None), uploads.c.progress != "")
 FORGET = delete(uploads).where(uploads.c.cleaned_at < now_ms() - bindparam("older_than"))
@@ -198,6 +208,7 @@ class UploadQueries(Statements):
         size: int | None = None,
         version: str | None = None,
         details: Mapping[str, Json] | None = None,
+        expires_in: timedelta | None = None,
     ) -> bool:
         """Close an open upload; of any number that try, one gets True. With `owner` only its lock's holder may."""
         values: Columns = {"state": to, "lock_owner": None, "lock_until": None}
@@ -205,9 +216,21 @@ class UploadQueries(Statements):
         values |= {name: value for name, value in known.items() if value is not None}
         if details is not None:
             values["details"] = plain(details)
+        if expires_in is not None:
+            values["expires_at"] = now_ms() + span_ms(expires_in)
         if owner is None:
             return self._write(END.values(**values), {"its_id": upload_id}).rowcount == 1
         return self._write(HELD.values(**values), {"its_id": upload_id, "its_owner": owner}).rowcount == 1
+
+    def join_piece(self, upload_id: UUID, *, details: Mapping[str, Json]) -> bool:
+        """Make a finished partial upload the piece of another one. False: it is none, is one already, or its time is
+        up."""
+        values: Columns = {"state": UploadState.JOINED, "details": plain(details)}
+        return self._write(JOIN.values(**values), {"its_id": upload_id}).rowcount == 1
+
+    def discard_piece(self, upload_id: UUID) -> bool:
+        """Have a finished partial upload that nothing is made of removed. False: it is none."""
+        return self._write(DISCARD, {"its_id": upload_id}).rowcount == 1
 
     def _open_row(self, upload_id: UUID) -> Any:
         row = self._write(LOCK_ROW, {"upload_id": upload_id}).one_or_none()

@@ -81,6 +81,12 @@ def _join(final: Upload, partials: Sequence[Upload], services: Services) -> Uplo
     return final
 
 
+def pieces_of(final: Upload) -> list[UUID]:
+    """The partial uploads that a final one is made of."""
+    named = final.details.get("partials")
+    return [UUID(str(one)) for one in named] if isinstance(named, list) else []
+
+
 def _found(ids: Sequence[UUID], tenant: str, services: Services) -> list[Upload]:
     with services.ledger.reading() as tx:
         found = tx.uploads(list(ids), tenant=tenant)
@@ -101,7 +107,7 @@ def _made_of(partials: Sequence[Upload], services: Services) -> Upload | None:
         return None
     with services.ledger.reading() as tx:
         made = tx.upload(UUID(finals.pop()))
-    if finals or made.details.get("partials") != [str(one.id) for one in partials]:
+    if finals or pieces_of(made) != [one.id for one in partials]:
         raise Conflict("A partial upload is a piece of another upload already.")
     return made
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
+from pipeline.appending import complete, is_whole, key_in_store
+from pipeline.concatenation import pieces_of
 from pipeline.documents import Upload, UploadMethod, UploadState
 from pipeline.errors import AirlockError, LedgerUnavailable, NotFound, ObjectNotFound, StoreUnavailable
 from pipeline.landing import DROP, SENT_WHOLE, Outcome, land_drop, land_upload
@@ -46,9 +48,23 @@ def expire_uploads(services: Services) -> int:
     for upload in due:
         if upload.method in SENT_WHOLE and land_upload(upload, services, actor="sweeper") is not Outcome.GONE:
             continue
+        if is_whole(upload) and _completed(upload, services):
+            continue
         with services.ledger.begin() as tx:
             ended += tx.end_upload(upload.id, UploadState.EXPIRED)
     return ended
+
+
+def _completed(upload: Upload, services: Services) -> bool:
+    """Complete an upload whose last request was stopped before its end; False: it cannot be."""
+    try:
+        complete(upload, services)
+    except (LedgerUnavailable, StoreUnavailable):
+        raise
+    except AirlockError as exc:
+        log.warning("whole upload not completed", error=exc.code, detail=str(exc), upload=str(upload.id))
+        return False
+    return True
 
 
 def clean_uploads(services: Services) -> int:
@@ -83,17 +99,21 @@ def _clean(upload: Upload, services: Services) -> None:
     store = services.quarantine
     if upload.progress and upload.method in (UploadMethod.TUS, UploadMethod.TUS_PARTIAL):
         if isinstance(store, Resumable):
-            key = upload.key if upload.method is UploadMethod.TUS else piece_key(upload.key, 0)
-            store.drop(key, Progress(upload.offset, upload.progress))
+            store.drop(key_in_store(upload), Progress(upload.offset, upload.progress))
     elif upload.progress and upload.method is UploadMethod.MULTIPART and isinstance(store, SignsParts):
         store.drop_parts(upload.key, upload.progress)
     elif upload.progress and upload.method is UploadMethod.SESSION and isinstance(store, OpensSessions):
         store.close_session(upload.progress)
-    for piece in list(store.list(piece_key(upload.key, ""))):
-        store.delete(piece.ref)
+    for left in list(store.list(piece_key(upload.key, ""))):
+        store.delete(left.ref)
     if upload.method is UploadMethod.DROP:
         for ref in sources_of(upload, store.bucket):
             store.delete(ref)
+    if upload.method is UploadMethod.TUS_FINAL:
+        with services.ledger.reading() as tx:
+            pieces = tx.uploads(pieces_of(upload), tenant=upload.tenant)
+        for piece in pieces.values():
+            _clean(piece, services)
     if upload.state is UploadState.ABORTED:
         _delete_unless_a_document(upload, services)
     with services.ledger.begin(durable=False) as tx:

@@ -22,6 +22,7 @@ from ingest_api.uploads.tus_create import begin
 from ingest_api.uploads.tus_headers import CHUNK, DIGESTS, EXTENSIONS, VERSION, Checksum, is_chunk, number_in
 from ingest_api.web import web_of
 from pipeline.appending import IN_ORDER, complete, is_whole
+from pipeline.concatenation import pieces_of
 from pipeline.documents import Upload, UploadMethod, UploadState
 from pipeline.errors import AirlockError, BadRequest, Conflict, NotFound
 from pipeline.services import Services
@@ -90,8 +91,8 @@ async def head(request: Request, who: Writer, upload_id: UUID) -> Response:
         headers["Upload-Metadata"] = str(raw)
     if upload.method is UploadMethod.TUS_PARTIAL:
         headers["Upload-Concat"] = "partial"
-    elif isinstance(partials := upload.details.get("partials"), list):
-        headers["Upload-Concat"] = "final;" + " ".join(f"{base_of(web)}/{one}" for one in partials)
+    elif pieces := pieces_of(upload):
+        headers["Upload-Concat"] = "final;" + " ".join(f"{base_of(web)}/{one}" for one in pieces)
     return Response(status_code=200, headers=headers)
 
 

@@ -1,0 +1,108 @@
+"""A way to a server that is cut once so many bytes have gone through: the middle of a request, for sure."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+PATIENCE = 120.0
+
+
+class Cutting:
+    """Forwards a loopback port. Whenever so many bytes have gone to the server, everything stands still until somebody
+    has done `with way.cut(): ...`; then all connections are dropped, and new ones are taken."""
+
+    def __init__(self, port: int, marks: Sequence[int]) -> None:
+        """`marks`: bytes to the server, over all connections, rising."""
+        self.sent = 0
+        self._target = port
+        self._marks = list(marks)
+        self._reached = threading.Semaphore(0)
+        self._go_on = threading.Semaphore(0)
+        self._gate = threading.Lock()  # held by whoever forwards a piece, and while everything stands still
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        """Wait until the next mark is reached, and let nothing go on before the block ends."""
+        assert self._reached.acquire(timeout=PATIENCE), f"only {self.sent} bytes came"
+        try:
+            yield
+        finally:
+            self._go_on.release()
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError), self._connected() as server:
+            pair = {client, server}
+            self._open |= pair
+            back = threading.Thread(target=self._answers, args=(server, client), daemon=True)
+            back.start()
+            while piece := client.recv(1 << 16):
+                with self._gate:
+                    self._forward(piece, server)
+            self._open -= pair
+            server.shutdown(socket.SHUT_WR)
+            back.join()
+
+    def _connected(self) -> socket.socket:
+        # The server may be on its way up again: a client that comes meanwhile waits.
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _forward(self, piece: bytes, server: socket.socket) -> None:
+        room = self._marks[0] - self.sent if self._marks else len(piece) + 1
+        server.sendall(piece[:room])
+        self.sent += min(room, len(piece))
+        if len(piece) < room:
+            return
+        del self._marks[0]
+        self._reached.release()
+        self._go_on.acquire()
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+        raise ConnectionAbortedError
+
+    def _answers(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := server.recv(1 << 16):
+                client.sendall(piece)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def cutting(port: int, marks: Sequence[int]) -> Iterator[Cutting]:
+    """Forward to the port until the block ends."""
+    way = Cutting(port, marks)
+    threading.Thread(target=way.serve, daemon=True).start()
+    try:
+        yield way
+    finally:
+        way.close()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from ingest_api import cors, documents, events, health, objects, problems, public, reference, tasks
+from ingest_api import cors, documents, events, health, notifications, objects, problems, public, reference, tasks
 from ingest_api.edge import Edge
 from ingest_api.openapi import describe
 from ingest_api.uploads import direct, tus
@@ -65,10 +65,11 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
             {"name": "uploads", "description": "In several requests, whatever breaks in between."},
             {"name": "policy", "description": "What is accepted, and how to verify what was cleared."},
             {"name": "objects", "description": "Where signed URLs of the local store lead."},
+            {"name": "notifications", "description": "Where clouds and buckets tell of objects."},
             {"name": "operations", "description": "For whoever runs the service."},
         ],
     )
-    for module in (direct, tus, documents, events, objects, public, reference, tasks, health):
+    for module in (direct, tus, documents, events, notifications, objects, public, reference, tasks, health):
         app.include_router(module.router)
     problems.install(app)
     cors.allow(app, parts.settings.cors_origins)

@@ -71,6 +71,7 @@ class LedgerNumbers(Collector):
         try:
             with self._services.ledger.reading() as tx:
                 counts, oldest, waiting = tx.counts(), tx.oldest_waiting(), tx.waiting_for()
+                dead = tx.dead_letter_counts()
         except AirlockError:
             up.add_metric([], 0)
             yield up
@@ -86,6 +87,7 @@ class LedgerNumbers(Collector):
             {state.value: age for state, age in oldest.items()},
         )
         yield _family("airlock_documents_waiting", "Documents that wait for a part of the service.", "for", waiting)
+        yield _family("airlock_dead_letters", "Messages about objects that could not be taken.", "source", dead)
 
 
 class ScannerNumbers(Collector):

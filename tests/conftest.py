@@ -10,7 +10,9 @@ import structlog
 
 from tests.servers.gcs_double import GCSDouble, gcs_double
 from tests.servers.mariadb import Installation, installation
+from tests.servers.moto import Moto, moto
 from tests.servers.postgres import Cluster, cluster
+from tests.servers.pubsub import PubSub, pubsub
 from tests.servers.rabbitmq import rabbitmq
 from tests.servers.redis import redis
 from tests.servers.seaweedfs import S3Server, seaweedfs
@@ -60,6 +62,24 @@ def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCSDouble]:
         for name, value in double.environment().items():
             environment.setenv(name, value)
         yield double
+
+
+@pytest.fixture(scope="session")
+def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """One moto for the whole run: S3 whose events reach SQS."""
+    with moto(tmp_path_factory.mktemp("moto")) as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment().items():
+            environment.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pubsub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSub]:
+    """One Pub/Sub emulator for the whole run, where there is one."""
+    with pubsub(tmp_path_factory.mktemp("pubsub")) as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment().items():
+            environment.setenv(name, value)
+        yield server
 
 
 @pytest.fixture(autouse=True, scope="session")

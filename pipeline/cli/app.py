@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli import alive, buckets, doctor, documents, keys, policy, receipts, run, serve, upload
+from pipeline.cli import alive, buckets, doctor, documents, events, keys, policy, receipts, run, serve, upload
 
 app = typer.Typer(
     name="airlock",
@@ -26,10 +26,12 @@ app.command(rich_help_panel=SERVICE)(run.run)
 app.command(rich_help_panel=SERVICE)(serve.serve)
 app.command(rich_help_panel=SERVICE)(serve.worker)
 app.command(rich_help_panel=SERVICE)(serve.beat)
+app.command(rich_help_panel=SERVICE)(events.events)
 app.command(rich_help_panel=CARE)(doctor.doctor)
 app.command(rich_help_panel=CARE)(alive.alive)
 app.command(rich_help_panel=CARE)(serve.migrate)
 app.command(rich_help_panel=CARE)(serve.sweep)
 app.add_typer(keys.app, name="keys", rich_help_panel=CARE)
+app.add_typer(events.app, name="dead-letters", rich_help_panel=CARE)
 app.add_typer(policy.app, name="policy", rich_help_panel=CARE)
 app.add_typer(buckets.app, name="buckets", rich_help_panel=CARE)

@@ -19,6 +19,7 @@ from pipeline.lanes import ring_for
 from pipeline.outbox import relay
 from pipeline.services import Services
 from pipeline.states import WORKING, Reason, State
+from pipeline.storage.abilities import token_of
 from pipeline.storage.base import Sweepable
 from pipeline.strays import adopt_unannounced, remove_stray_from_quarantine, remove_stray_from_serving
 from pipeline.telemetry import logger
@@ -165,7 +166,10 @@ def abort_unfinished(services: Services) -> int:
     """Abort multipart uploads and temporary files that nobody finishes any more."""
     age = timedelta(seconds=services.settings.orphan_after_seconds)
     stores = (services.quarantine, services.serving)
-    return sum(store.abort_stale_uploads(age) for store in stores if isinstance(store, Sweepable))
+    # Asked before the stores are: an upload that begins meanwhile is younger than `age`.
+    with services.ledger.reading() as tx:
+        spare = {token_of(state) for state in tx.unfinished().values()}
+    return sum(store.abort_stale_uploads(age, spare=spare) for store in stores if isinstance(store, Sweepable))
 
 
 def forget_idempotency_keys(services: Services) -> int:

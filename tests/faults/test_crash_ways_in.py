@@ -27,7 +27,8 @@ BODY = b"some,text\nmore,text\n"
 Way = Callable[[World], tuple[Callable[[], None], Callable[[], UUID]]]
 
 
-@pytest.fixture(params=["local", "s3"])
+# On S3 each kill costs a second, and there are three hundred: a long run.
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     buckets = bucket_urls(request.param, request)
     made = World(

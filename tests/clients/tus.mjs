@@ -1,18 +1,19 @@
 // tus-js-client as a program would use it: node tus.mjs ENDPOINT FILE TYPE [OPTIONS], the key in AIRLOCK_API_KEY.
+// The options are tus-js-client's, as JSON; with uploadLengthDeferred the bytes come from standard input.
 // Says a line of JSON for each answer, and ends with the upload's address and its document.
-import { createReadStream, statSync } from 'node:fs'
+import { createReadStream } from 'node:fs'
 import { basename } from 'node:path'
 import * as tus from 'tus-js-client'
 
-const [endpoint, path, filetype, options = '{}'] = process.argv.slice(2)
+const [endpoint, path, filetype, json = '{}'] = process.argv.slice(2)
+const options = JSON.parse(json)
 const say = value => console.log(JSON.stringify(value))
 
-const upload = new tus.Upload(createReadStream(path), {
+const upload = new tus.Upload(options.uploadLengthDeferred ? process.stdin : createReadStream(path), {
   endpoint,
-  uploadSize: statSync(path).size,
   headers: { Authorization: `Bearer ${process.env.AIRLOCK_API_KEY}` },
   metadata: { filename: basename(path), filetype },
-  ...JSON.parse(options),
+  ...options,
   onAfterResponse(request, response) {
     say({
       method: request.getMethod(),

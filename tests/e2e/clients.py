@@ -1,0 +1,103 @@
+"""What every test of a client asks in the end: is it available, and is it the same?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import UUID
+
+import httpx
+
+from tests.servers.node import CLIENTS, node
+from tests.system import System
+
+MIB = 1 << 20
+
+
+def made(path: Path, size: int) -> Path:
+    """A table of so many bytes, of which no two pieces are alike."""
+    row = 64  # bytes
+    with path.open("wb") as out:
+        for at in range(0, size, MIB):
+            digits = os.urandom(MIB // 2).hex().encode()
+            rows = [
+                digits[start : start + 31] + b"," + digits[start + 32 : start + row - 1] for start in range(0, MIB, row)
+            ]
+            out.write((b"\n".join(rows) + b"\n")[: size - at])
+    return path
+
+
+def digest(path: Path) -> str:
+    """SHA-256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def came(site: System, document_id: str, file: Path) -> dict[str, Any]:
+    """Wait for the document, and compare what is served with the file, byte for byte."""
+    document = site.settled([str(UUID(document_id))])[document_id]
+    assert document["state"] == "available", document
+    assert (document["size"], document["sha256"]) == (file.stat().st_size, digest(file))
+    served = hashlib.sha256()
+    with site.client() as client:
+        target = client.get(f"/v1/documents/{document_id}/content")
+        assert target.status_code == 307
+    with httpx.stream("GET", target.headers["Location"], timeout=60) as answer:
+        assert answer.status_code == 200
+        for piece in answer.iter_bytes():
+            served.update(piece)
+    assert served.hexdigest() == digest(file)
+    return document
+
+
+def last(url: str) -> str:
+    """The id at the end of an upload's address: its document's, too."""
+    return url.rstrip("/").rpartition("/")[2]
+
+
+class TusNode:
+    """tus-js-client in Node, while it runs: what it says, line by line."""
+
+    def __init__(self, site: System, file: Path, *, port: int | None = None, **options: Any) -> None:
+        endpoint = f"http://127.0.0.1:{port or site.port}/v1/uploads/tus"
+        with file.open("rb") as stdin:
+            self._process = self._start(site, endpoint, file, options, stdin)
+
+    @staticmethod
+    def _start(site: System, endpoint: str, file: Path, options: Any, stdin: BinaryIO) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [node(), str(CLIENTS / "tus.mjs"), endpoint, str(file), "text/csv", json.dumps(options)],
+            env={**os.environ, "AIRLOCK_API_KEY": site.key},
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        assert self._process.stdout
+        return map(json.loads, self._process.stdout)
+
+    def kill(self) -> None:
+        """Its machine loses its power."""
+        self._process.kill()
+        self._process.communicate()
+
+    def done(self, patience: float = 240) -> list[dict[str, Any]]:
+        """Wait for its end, which must be a good one."""
+        out, err = self._process.communicate(timeout=patience)
+        assert self._process.returncode == 0, err
+        return [json.loads(line) for line in out.splitlines()]
+
+
+def curl(*arguments: str, patience: float = 240) -> str:
+    """What curl prints; it must succeed."""
+    command = ["curl", "--silent", "--show-error", "--fail-with-body", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=patience)
+    assert ran.returncode == 0, (ran.stdout[-2000:], ran.stderr[-2000:])
+    return ran.stdout

@@ -10,7 +10,8 @@ import uuid
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGIReceiveEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from ingest_api.problems import MEDIA_TYPE, HeadTooLarge, HeadTooSlow, render
 from pipeline.errors import AirlockError, BadRequest
@@ -83,6 +84,8 @@ class BoundedHttp(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) + 32 for name, value in self.headers)
         self.app = self._application if size <= HEAD_BYTES else _too_large
         super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.__class__ = _Cycle  # its class is named inside uvicorn; it has not begun to run yet
 
     def on_body(self, body: bytes) -> None:
         """Content came."""
@@ -129,6 +132,18 @@ class BoundedHttp(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.close()
+
+
+class _Cycle(RequestResponseCycle):
+    """One request and its answer."""
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """All that came, and only then that the client is gone: uvicorn drops what was not asked for by then."""
+        message = await super().receive()
+        if message["type"] == "http.disconnect" and self.body and not self.response_complete:
+            body, self.body = bytes(self.body), bytearray()
+            return {"type": "http.request", "body": body, "more_body": self.more_body}
+        return message
 
 
 def _head_too_large() -> HeadTooLarge:

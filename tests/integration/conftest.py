@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.api_server import Api, serving
+from tests.integration.tus import Tus
 
 _NUMBERS = itertools.count(1)
 
@@ -17,6 +18,24 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """One API for the session. Ask for `api` instead, unless it is about the whole service."""
     with serving(tmp_path_factory.mktemp("api")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """Another one: open uploads leave things about that the others' tests look for."""
+    with serving(tmp_path_factory.mktemp("tus")) as server:
+        yield server
+
+
+@pytest.fixture
+def tus(tus_server: Api) -> Iterator[Tus]:
+    """A new tenant's client, with nobody rung yet."""
+    tus_server.bell.rung.clear()
+    mine = tus_server.as_tenant(f"tenant-{next(_NUMBERS)}")
+    try:
+        yield Tus(mine)
+    finally:
+        mine.client.close()
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ from fastapi import FastAPI
 
 from ingest_api import cors, documents, events, health, notifications, objects, problems, public, reference, tasks
 from ingest_api.edge import Edge
+from ingest_api.limits import BodyLimit
 from ingest_api.openapi import describe
 from ingest_api.uploads import direct, tus
 from ingest_api.web import Web
 from pipeline.drain import LAST
+from pipeline.platforms import must_last, platform
 from pipeline.services import Services
 from pipeline.settings import Settings
 
@@ -35,6 +37,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
     `services` is for tests and embedders, who then close them themselves.
     """
     parts = services or Services(settings or Settings())
+    must_last(parts.settings, platform())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -73,6 +76,8 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         app.include_router(module.router)
     problems.install(app)
     cors.allow(app, parts.settings.cors_origins)
+    if (limit := parts.settings.body_limit) is not None:
+        app.add_middleware(BodyLimit, limit)
     app.add_middleware(Edge)  # the last one is the outermost
     describe(app)
     return app

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 from uuid import UUID
@@ -125,17 +127,20 @@ async def follow(
     # Nobody has heard what has not happened: such a stream would never say anything, nor end.
     after = min(wanted, await web.threads.rows(look))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(web.watcher, document_id, after), headers=headers, media_type="text/event-stream")
+    limit = web.services.settings.stream_limit
+    stream = _stream(web.watcher, document_id, after, limit)
+    return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
 
 
-async def _stream(watcher: Watcher, document_id: UUID, after: int) -> AsyncIterator[str]:
+async def _stream(watcher: Watcher, document_id: UUID, after: int, limit: float | None) -> AsyncIterator[str]:
     yield f"retry: {RETRY_MS}\n\n"
     told = after
+    over = math.inf if limit is None else time.monotonic() + limit
     # From one before: a client that has already heard the last event must still be told that there is no more to come.
     with watcher.watching(document_id, max(after - 1, -1)) as news:
-        while True:
+        while (left := over - time.monotonic()) > 0:
             try:
-                async with asyncio.timeout(KEEP_ALIVE):
+                async with asyncio.timeout(min(KEEP_ALIVE, left)):
                     event = await news.get()
             except TimeoutError:
                 yield ": still here\n\n"

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from ingest_api.explanations import EXPLANATIONS
+from ingest_api.limits import LARGER
 from ingest_api.pages import inline, page
 from ingest_api.problems import catalogue
 from ingest_api.web import Web, web_of
@@ -60,7 +61,12 @@ async def policy(request: Request) -> JSONResponse:
     members: dict[str, Any] = running.model_dump(mode="json", by_alias=True)
     members["accept"]["types"].sort()
     members["scan"]["required"].sort()
-    return JSONResponse({"digest": running.digest, "policy": members}, headers={"Cache-Control": "no-cache"})
+    told: dict[str, Any] = {"digest": running.digest, "policy": members}
+    limit = web_of(request).services.settings.body_limit
+    if limit is not None:
+        # Not the policy's, so no part of its digest: what is larger goes another way.
+        told["request"] = {"bytes": limit, "links": {"upload": LARGER}}
+    return JSONResponse(told, headers={"Cache-Control": "no-cache"})
 
 
 @router.get(

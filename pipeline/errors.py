@@ -18,6 +18,7 @@
     ├── UploadGone 410              upload-gone
     ├── PreconditionFailed 412      precondition-failed
     ├── TooLarge 413                too-large
+    │   └── PlatformLimit 413       platform-limit
     ├── TypeNotAllowed 415          type-not-allowed
     ├── IdempotencyConflict 422     idempotency-conflict
     ├── UploadLocked 423            upload-locked                 retryable
@@ -126,6 +127,10 @@ class PreconditionFailed(AirlockError):
 
 class TooLarge(AirlockError):
     code, title, status = "too-large", "The upload is larger than the policy allows", 413
+
+
+class PlatformLimit(TooLarge):
+    code, title = "platform-limit", "The request is larger than this platform lets through"
 
 
 class TypeNotAllowed(AirlockError):

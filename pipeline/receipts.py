@@ -40,12 +40,17 @@ def load_or_make_key(path: Path) -> Ed25519PrivateKey:
         path,
         lambda: Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     )
+    return key_in(pem, "AIRLOCK_RECEIPT_KEY_FILE")
+
+
+def key_in(pem: bytes, name: str) -> Ed25519PrivateKey:
+    """The signing key in this PEM text, which the setting `name` gives. Raises Misconfigured."""
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise Misconfigured("AIRLOCK_RECEIPT_KEY_FILE does not hold an unencrypted PEM private key.") from exc
+        raise Misconfigured(f"{name} does not hold an unencrypted PEM private key.") from exc
     if not isinstance(key, Ed25519PrivateKey):
-        raise Misconfigured("AIRLOCK_RECEIPT_KEY_FILE does not hold an Ed25519 key.")
+        raise Misconfigured(f"{name} does not hold an Ed25519 key.")
     return key
 
 

@@ -162,8 +162,12 @@ class Services:
     @cached_property
     def receipts(self) -> ReceiptSigner:
         """Signs clearance receipts."""
-        from pipeline.receipts import ReceiptSigner, load_or_make_key
+        from pipeline.receipts import ReceiptSigner, key_in, load_or_make_key
 
+        if self.settings.receipt_key is not None:
+            # Where variables are written on one line, the line breaks of the PEM come as two characters.
+            pem = self.settings.receipt_key.get_secret_value().replace("\\n", "\n")
+            return ReceiptSigner(key_in(pem.encode(), "AIRLOCK_RECEIPT_KEY"))
         return ReceiptSigner(load_or_make_key(self.settings.receipt_key_file or self._keys_dir() / "receipt.pem"))
 
     @cached_property

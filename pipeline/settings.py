@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.documents import Lane
+from pipeline.platforms import platform
 
 
 class Environment(StrEnum):
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
 
     policy_file: Path | None = None  # default: the policy that ships with Airlock
     url_secret: SecretStr | None = None  # signs the local store's URLs; default: made once in var_dir
+    receipt_key: SecretStr | None = None  # an Ed25519 private key (PEM), where there are no files
     receipt_key_file: Path | None = None  # Ed25519 private key (PEM); default: made once in var_dir
     download_seconds: int = Field(900, ge=1, le=7200)  # how long a signed URL lives
 
@@ -82,6 +84,8 @@ class Settings(BaseSettings):
     push_keys_url: str = "https://www.googleapis.com/oauth2/v3/certs"  # the keys that such tokens are signed by
 
     cors_origins: Annotated[frozenset[str], NoDecode] = frozenset()  # web pages that may use the API; "*": all
+    body_limit_bytes: int | None = Field(None, ge=1)  # the largest request that arrives; default: the platform's
+    stream_seconds: float | None = Field(None, gt=0)  # how long an event stream lasts; default: the platform's
     upload_seconds: float = Field(86400.0, gt=0)  # how long an upload may stay open without a byte
     presign_seconds: int = Field(3600, ge=1, le=7200)  # how long a URL lives that a client sends bytes to
     drop_after_seconds: float = Field(
@@ -114,6 +118,18 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return frozenset(each.strip() for each in value.split(",") if each.strip())
+
+    @cached_property
+    def body_limit(self) -> int | None:
+        """Bytes in the body of one request that arrive here; None: as many as the policy allows."""
+        where = platform()
+        return self.body_limit_bytes or (where.body_bytes if where else None)
+
+    @cached_property
+    def stream_limit(self) -> float | None:
+        """Seconds after which an event stream ends, for its client to come again; None: with the document."""
+        where = platform()
+        return self.stream_seconds or (where.stream_seconds if where else None)
 
     @cached_property
     def base_url(self) -> str:

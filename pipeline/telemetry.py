@@ -92,6 +92,7 @@ def configure_logging(level: str = "INFO", *, json: bool = True) -> None:
         "httpx",
         "httpcore",
         "kombu",
+        "mangum",  # its lines have the path in them
         "amqp",
         "alembic",
         "celery.worker.strategy",

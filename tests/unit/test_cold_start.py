@@ -27,7 +27,7 @@ VENDORS = {
     "mangum",
 }
 ENGINES = {"PIL", "pikepdf", "pypdfium2", "tesserocr", "magic", "olefile", "clamd"}
-LEDGER = {"sqlalchemy", "alembic", "psycopg", "pymysql", "greenlet"}
+LEDGER = {"sqlalchemy", "alembic", "psycopg", "pymysql"}
 OTHERS = {"cryptography", "jwt", "httpx", "httpcore", "rich", "typer", "click", "uvicorn", "uvloop", "httptools"}
 NOT_LOADED = VENDORS | ENGINES | LEDGER | OTHERS
 

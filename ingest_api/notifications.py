@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -22,15 +22,15 @@ from ingest_api.problems import Stalled, documented
 from ingest_api.uploads.stream import unstalled
 from ingest_api.web import web_of
 from pipeline.errors import Forbidden, NotFound, TooLarge, Unauthorized, Unavailable
-from pipeline.events.gcs import NAMES
+from pipeline.events import gcs
 from pipeline.events.intake import READERS, Disposition, take
-from pipeline.events.reading import MAX_BYTES
+from pipeline.events.reading import MAX_BYTES, Malformed
 
 router = APIRouter(prefix="/v1/notifications", tags=["notifications"])
 
 RETRY_AFTER_S = 10
 # All that is read of a request's headers, and all that is kept of them with a dead letter: never its credentials.
-_READ = frozenset({"content-type", *(name.lower() for name in NAMES)})
+_READ = frozenset({"content-type", *(name.lower() for name in gcs.NAMES)})
 
 _ANSWERS = {
     204: {"description": "Done with."},
@@ -52,7 +52,7 @@ def _described(*kinds: str) -> dict[str, Any]:
 )
 async def pubsub(request: Request, who: Pusher) -> Response:
     """Wrapped or unwrapped, with the token of a service account that AIRLOCK_PUSH_ACCOUNTS names."""
-    return await _taken(request, "push")
+    return await _taken(request, "push", _out_of_its_wrapper)
 
 
 @router.post(
@@ -111,13 +111,30 @@ async def bucket(request: Request) -> Response:
     return await _taken(request, "webhook")
 
 
-async def _taken(request: Request, source: str) -> Response:
+Opened = tuple[bytes, Mapping[str, str]]
+
+
+def _out_of_its_wrapper(body: bytes, headers: Mapping[str, str]) -> Opened:
+    """A push as its publisher sent it, so that a dead letter of it can be read, and is one however often it comes."""
+    try:
+        return gcs.opened(body, headers)
+    except Malformed:
+        return body, headers
+
+
+def _as_it_came(body: bytes, headers: Mapping[str, str]) -> Opened:
+    return body, headers
+
+
+async def _taken(
+    request: Request, source: str, open_it: Callable[[bytes, Mapping[str, str]], Opened] = _as_it_came
+) -> Response:
     body = await _body(request)
     web = web_of(request)
     headers = _kept(request.headers)
 
     def work() -> Disposition:
-        return take(body, headers, READERS[source], web.services, source=source)
+        return take(*open_it(body, headers), READERS[source], web.services, source=source)
 
     # Where the API process itself works on documents, this does so before it answers.
     if await web.threads.flow(work) is Disposition.RETRY:

@@ -33,19 +33,25 @@ def read(body: bytes, attributes: Mapping[str, str]) -> Sequence[Result]:
 def read_push(body: bytes, headers: Mapping[str, str]) -> Sequence[Result]:
     """What a push request says, wrapped or unwrapped. See `Read`."""
     try:
-        value = parsed(body) if body else {}
-        if isinstance(value, dict) and isinstance(value.get("message"), dict):
-            return read_wrapped(value)
+        return read(*opened(body, headers))
     except Malformed as exc:
         return [Unreadable(str(exc))]
-    return read(body, headers)
+
+
+def opened(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, Mapping[str, str]]:
+    """A push's data and attributes: out of its wrapper, or as they came without one. Raises Malformed."""
+    value = parsed(body) if body else {}
+    if isinstance(value, dict) and isinstance(value.get("message"), dict):
+        return unwrapped(value)
+    return body, headers
 
 
 def read_wrapped(value: Mapping[str, Any]) -> Sequence[Result]:
-    """The wrapper of a push: `{"message": {"attributes": ..., "data": base64}, "subscription": ...}`. Raises
-    Malformed."""
-    data, attributes = unwrapped(value)
-    return read(data, attributes)
+    """The wrapper of a push: `{"message": {"attributes": ..., "data": base64}, "subscription": ...}`.
+
+    Raises Malformed.
+    """
+    return read(*unwrapped(value))
 
 
 def unwrapped(value: Mapping[str, Any]) -> tuple[bytes, Mapping[str, str]]:

@@ -158,9 +158,9 @@ def tus(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def workers(folder: Path, variables: Mapping[str, str], count: int) -> Iterator[int]:
+def workers(folder: Path, variables: Mapping[str, str], count: int, takes: str = "all") -> Iterator[int]:
     """Celery workers of `count` processes, of `airlock worker`; gives the parent's process id."""
-    log = folder / "worker.log"
-    command = [*AIRLOCK, "worker", "--concurrency", str(count)]
+    log = folder / f"worker-{takes}.log"
+    command = [*AIRLOCK, "worker", "--concurrency", str(count), "--takes", takes]
     with running(command, lambda: b" ready." in log.read_bytes(), log=log, env=variables, cwd=REPOSITORY) as process:
         yield process.pid

@@ -67,10 +67,14 @@ def worker(
     queues: Annotated[str | None, typer.Option(help="Lanes, by commas: inspect,ocr. Default: AIRLOCK_LANES.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Documents at once. Default: one a core.")] = None,
 ) -> None:
+    takes: Annotated[
+        str | None, typer.Option(help="all, singles (of tenants with few on their way) or bulk. Default: AIRLOCK_TAKES.")
+    ] = None,
     """Take documents on their way."""
     from pipeline.queue.celery import run_worker
 
-    run_worker(load_settings(**({"lanes": queues} if queues else {})), concurrency)
+    given = {name: value for name, value in (("lanes", queues), ("takes", takes)) if value}
+    run_worker(load_settings(**given), concurrency)
 
 
 def beat() -> None:

@@ -15,7 +15,7 @@ from pipeline.local import clamd, redis, signatures
 from pipeline.local.children import Part, find_program
 from pipeline.local.places import Places
 from pipeline.policy import OcrMode, load_policy
-from pipeline.settings import QueueKind, Settings
+from pipeline.settings import QueueKind, Settings, Takes
 
 INSTALL = "run `make setup`"
 
@@ -97,20 +97,20 @@ def _own(given: Settings, env: Mapping[str, str], *, recognizes: bool) -> tuple[
 
     own = [airlock("api", "serve")]
     if given.queue is QueueKind.CELERY:
-        # A lane each: reading a long document must not hold up the scan of a short one.
-        lanes = [lane for lane in Lane if lane in given.lanes and (recognizes or lane is not Lane.OCR)]
         cores = os.cpu_count() or 1
-        own += [
-            airlock(
-                "worker" if lane is Lane.INSPECT else lane.value,
-                "worker",
-                "--queues",
-                lane.value,
-                "--concurrency",
-                str(max(2, cores) if lane is Lane.INSPECT else max(1, cores // 2)),
-            )
-            for lane in lanes
-        ]
+
+        def worker(name: str, lane: Lane, takes: Takes, many: int) -> Part:
+            return airlock(name, "worker", "--queues", lane.value, "--takes", takes.value, "--concurrency", str(many))
+
+        # Workers each: reading a long document must not hold up the scan of a short one, nor somebody's thousands the
+        # single one of somebody else. So those that take the thousands leave a core free, where there are several.
+        if Lane.INSPECT in given.lanes:
+            own += [
+                worker("worker", Lane.INSPECT, Takes.SINGLES, max(2, cores)),
+                worker("bulk", Lane.INSPECT, Takes.BULK, max(1, cores - 1)),
+            ]
+        if Lane.OCR in given.lanes and recognizes:
+            own.append(worker("ocr", Lane.OCR, Takes.ALL, max(1, cores // 2)))
     return (*own, airlock("beat", "beat"))
 
 

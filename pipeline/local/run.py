@@ -22,7 +22,16 @@ from pipeline.telemetry import configure_logging
 FETCH_EVERY = 2 * 3600.0  # seconds between looks for newer signatures
 FETCH_AGAIN = 1800.0  # after one that failed
 PATIENCE = 300.0  # the public database takes clamd a minute to load on a small machine
-COLOURS: Mapping[str, int] = {"airlock": 1, "api": 36, "worker": 32, "ocr": 33, "beat": 35, "redis": 31, "clamd": 34}
+COLOURS: Mapping[str, int] = {
+    "airlock": 1,
+    "api": 36,
+    "worker": 32,
+    "bulk": 92,
+    "ocr": 33,
+    "beat": 35,
+    "redis": 31,
+    "clamd": 34,
+}
 
 
 def show(name: str, line: str) -> None:

@@ -143,7 +143,7 @@ def test_ctrl_c_stops_everything_and_another_run_finds_it_all(first: Run, key: s
     env = {**first.env, "AIRLOCK_API_KEY": key}
     before = airlock("status", env=env).stdout
     family = first.family()
-    assert len(family) >= 8  # guard, supervisor, redis, clamd, api, two workers, beat
+    assert len(family) >= 9  # guard, supervisor, redis, clamd, api, three workers, beat
     first.process.send_signal(signal.SIGINT)
     assert first.process.wait(30) == 0
     first.gone(family)

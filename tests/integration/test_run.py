@@ -45,7 +45,7 @@ def test_what_is_given_is_not_started(tmp_path: Path) -> None:
     places = prepare(tmp_path / "var")
     bare = make_plan(Settings(var_dir=tmp_path / "var", port=0), places)
     assert [part.name for part in bare.servers] == ["redis", "clamd"]
-    assert [part.name for part in bare.own] == ["api", "worker", "ocr", "beat"]
+    assert [part.name for part in bare.own] == ["api", "worker", "bulk", "ocr", "beat"]
     assert bare.settings.environment.value == "development"
     given = Settings(
         var_dir=tmp_path / "var", port=0, broker_url="amqp://127.0.0.1//", clamd_url="tcp://127.0.0.1:3310"

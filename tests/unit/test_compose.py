@@ -15,7 +15,8 @@ import yaml
 from pipeline.cli.app import app
 from pipeline.documents import Lane
 from pipeline.policy import load_policy
-from pipeline.settings import Settings
+from pipeline.queue.celery import queue_names
+from pipeline.settings import Settings, Takes
 from scanners.clamd_limits import limits_of, problems
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,20 +50,22 @@ def parses(arguments: list[str]) -> None:
 
 def test_each_service_runs_a_command_that_there_is(compose: dict[str, Any]) -> None:
     commands = {name: service["command"] for name, service in ours(compose).items()}
-    assert commands.keys() == {"api", "worker", "ocr-worker", "beat", "migrate", "buckets"}
+    assert commands.keys() == {"api", "worker", "bulk-worker", "ocr-worker", "beat", "migrate", "buckets"}
     for command in commands.values():
         parses(command)
     with pytest.raises(Exception, match="--queue"):
         parses(["worker", "--queue", "inspect"])
 
 
-def test_each_lane_has_a_worker_and_no_other_lane_is_named(compose: dict[str, Any]) -> None:
+def test_each_queue_has_a_worker_and_no_other_queue_is_named(compose: dict[str, Any]) -> None:
     served: list[str] = []
     for service in ours(compose).values():
         command = service["command"]
         if command[0] == "worker":
-            served += command[command.index("--queues") + 1].split(",")
-    assert sorted(served) == sorted(lane.value for lane in Lane)
+            lanes = frozenset(map(Lane, command[command.index("--queues") + 1].split(",")))
+            takes = Takes(command[command.index("--takes") + 1]) if "--takes" in command else Takes.ALL
+            served += queue_names(lanes, takes)
+    assert sorted(served) == sorted(queue_names(Lane, Takes.ALL))
 
 
 def test_each_variable_is_a_setting(compose: dict[str, Any]) -> None:

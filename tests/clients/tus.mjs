@@ -16,6 +16,7 @@ const upload = new tus.Upload(options.uploadLengthDeferred ? process.stdin : cre
   ...options,
   onAfterResponse(request, response) {
     say({
+      url: response.getHeader('Location') ?? upload.url,
       method: request.getMethod(),
       status: response.getStatus(),
       offset: Number(response.getHeader('Upload-Offset') ?? -1),

@@ -6,15 +6,15 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import UUID
 
 import httpx
 
 from tests.servers.node import CLIENTS, node
-from tests.system import System
+from tests.system import System, until
 
 MIB = 1 << 20
 
@@ -61,38 +61,40 @@ def last(url: str) -> str:
 
 
 class TusNode:
-    """tus-js-client in Node, while it runs: what it says, line by line."""
+    """tus-js-client in Node, while it runs."""
 
     def __init__(self, site: System, file: Path, *, port: int | None = None, **options: Any) -> None:
         endpoint = f"http://127.0.0.1:{port or site.port}/v1/uploads/tus"
+        self.said: list[dict[str, Any]] = []  # a line for each answer that it got, and one at its end
         with file.open("rb") as stdin:
-            self._process = self._start(site, endpoint, file, options, stdin)
+            self._process = subprocess.Popen(
+                [node(), str(CLIENTS / "tus.mjs"), endpoint, str(file), "text/csv", json.dumps(options)],
+                env={**os.environ, "AIRLOCK_API_KEY": site.key},
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
 
-    @staticmethod
-    def _start(site: System, endpoint: str, file: Path, options: Any, stdin: BinaryIO) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [node(), str(CLIENTS / "tus.mjs"), endpoint, str(file), "text/csv", json.dumps(options)],
-            env={**os.environ, "AIRLOCK_API_KEY": site.key},
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def _listen(self) -> None:
         assert self._process.stdout
-        return map(json.loads, self._process.stdout)
+        with self._process.stdout as lines:
+            self.said.extend(map(json.loads, lines))
 
-    def kill(self) -> None:
-        """Its machine loses its power."""
-        self._process.kill()
-        self._process.communicate()
+    def upload(self) -> UUID:
+        """The upload's id, once it has one."""
+        return UUID(last(until(lambda: [each["url"] for each in self.said if each["url"]], "it is created")[0]))
 
     def done(self, patience: float = 240) -> list[dict[str, Any]]:
-        """Wait for its end, which must be a good one."""
-        out, err = self._process.communicate(timeout=patience)
-        assert self._process.returncode == 0, err
-        return [json.loads(line) for line in out.splitlines()]
+        """Wait for its end, which must be a good one; what it said."""
+        assert self._process.stderr
+        with self._process.stderr as err:
+            self._process.wait(patience)
+            assert self._process.returncode == 0, err.read()
+        self._listener.join()
+        return self.said
 
 
 def curl(*arguments: str, patience: float = 240) -> str:

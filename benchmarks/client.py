@@ -10,7 +10,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,20 +47,29 @@ class Connection:
         self._sock.sendall(self._target.head(len(body)) + body)
         self._answered()
 
-    def send_file(self, path: Path, before: bytes = b"", after: bytes = b"") -> None:
-        """A file's bytes, by sendfile, with some bytes around them."""
-        size = path.stat().st_size
-        self._sock.sendall(self._target.head(len(before) + size + len(after)) + before)
+    def send_file(
+        self,
+        path: Path,
+        before: bytes = b"",
+        after: bytes = b"",
+        *,
+        at: int = 0,
+        count: int | None = None,
+        target: Target | None = None,
+    ) -> None:
+        """A file's bytes (or `count` of them, from `at`), by sendfile, with some bytes around them."""
+        size = path.stat().st_size - at if count is None else count
+        self._sock.sendall((target or self._target).head(len(before) + size + len(after)) + before)
         with path.open("rb") as file:
-            at = 0
-            while at < size:
-                at += self._pass_on(file.fileno(), at, min(PIECE, size - at))
+            end = at + size
+            while at < end:
+                at += self._pass_on(file.fileno(), at, min(PIECE, end - at))
         self._sock.sendall(after)
         self._answered()
 
-    def send_pieces(self, pieces: Iterator[bytes], length: int) -> None:
+    def send_pieces(self, pieces: Iterable[bytes], length: int, *, target: Target | None = None) -> None:
         """Pieces that are `length` bytes together."""
-        self._sock.sendall(self._target.head(length))
+        self._sock.sendall((target or self._target).head(length))
         for piece in pieces:
             self._sock.sendall(piece)
         self._answered()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from pipeline.services import Services
 from pipeline.settings import Environment, Settings
 from pipeline.storage.base import Provisionable
 from pipeline.telemetry import configure_logging
+from tests.servers.node import CLIENTS, module, node
 from tests.servers.process import accepts, free_port, running
 
 TENANT = "bench"
@@ -142,18 +142,12 @@ def _failed(command: list[str]) -> bool:
 @contextlib.contextmanager
 def tus(folder: Path) -> Iterator[Server]:
     """@tus/server from npm. Raises NotHere where it cannot be had."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        raise NotHere("node and npm are not installed")
-    home, port = folder / "tus", free_port()
-    (home / "files").mkdir(parents=True)
-    install = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(home)]
-    if _failed([*install, "@tus/server", "@tus/file-store"]):
-        raise NotHere("@tus/server cannot be installed by npm here")
-    script = home / "server.mjs"
-    shutil.copy(REPOSITORY / "benchmarks" / "tus_server.mjs", script)
-    command = [node, str(script), str(port), str(home / "files")]
-    with running(command, lambda: accepts(port), log=folder / "tus.log", cwd=home) as process:
+    files, port = folder / "tus", free_port()
+    files.mkdir(parents=True, exist_ok=True)
+    for package in ("@tus/server", "@tus/file-store"):
+        module(package)
+    command = [node(), str(CLIENTS / "tus_server.mjs"), str(port), str(files)]
+    with running(command, lambda: accepts(port), log=folder / "tus.log") as process:
         yield Server(process.pid, Target(port, "/files", {"Tus-Resumable": "1.0.0"}))
 
 

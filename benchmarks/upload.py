@@ -11,15 +11,17 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
-from urllib.parse import urlsplit
 
 from benchmarks import servers
 from benchmarks.client import Connection, Target, send_file, send_many
 from benchmarks.measure import MIB, Report, peak, percentile, ratio, reset_peak, rounds, rss, seconds
+from benchmarks.resumable import beside_tus, send_tus_pieces
 from benchmarks.servers import NotHere, Server
 from pipeline.services import Services
+from pipeline.storage.base import Sweepable
 from tests.servers.redis import redis
 
 BOUNDARY = "benchmark7f3a9c"
@@ -40,7 +42,6 @@ class Sizes:
     memory: tuple[int, int] = (64 * MIB, 5 << 30)
     at_once: tuple[int, int] = (16, 256 * MIB)
     small: tuple[int, int] = (1000, 100 << 10)
-    tus: bool = True
 
 
 QUICK = Sizes(3, 256 * MIB, 64 * MIB, (64 * MIB, 1 << 30), (16, 64 * MIB), (400, 100 << 10))
@@ -65,11 +66,17 @@ class Airlock:
             {**self.target.headers, "Content-Type": "application/octet-stream"},
         )
 
+    def tus(self) -> Target:
+        """The same, for tus."""
+        return Target(self.target.port, "/v1/uploads/tus", {**self.target.headers, "Tus-Resumable": "1.0.0"})
+
     def sweep(self) -> None:
-        """Remove all objects; their rows stay."""
+        """Remove all objects, and what is on its way to be one; their rows stay."""
         store = self._services.quarantine
         for stat in list(store.list()):
             store.delete(stat.ref)
+        assert isinstance(store, Sweepable)
+        store.abort_stale_uploads(timedelta(0))
 
 
 @contextlib.contextmanager
@@ -110,13 +117,6 @@ def large(report: Report, folder: Path, ours: Airlock, sizes: Sizes) -> None:
             "uploadfile": lambda: send_file(as_form, file, BEFORE, AFTER),
             "sink": lambda: send_file(sink.target, file),
         }
-        why = "--quick" if not sizes.tus else ""
-        if sizes.tus:
-            try:
-                tus = stack.enter_context(servers.tus(folder))
-                sides["tus"] = lambda: _send_tus(tus.target, file, folder / "tus" / "files")
-            except NotHere as exc:
-                why = str(exc)
         took = rounds(sides, sizes.rounds)
     speed = {name: sizes.large / median(times) / 1e6 for name, times in took.items()}
 
@@ -132,17 +132,15 @@ def large(report: Report, folder: Path, ours: Airlock, sizes: Sizes) -> None:
     report.reached(
         "2", ">= 2.2 x FastAPI UploadFile + SHA-256", f"{found:.2f} ({speed['uploadfile']:.0f} MB/s)", found >= 2.2
     )
-    if "tus" in took:
-        found = beside("raw", "tus")
-        report.reached(
-            "2", ">= 1.0 x @tus/server, which hashes nothing", f"{found:.2f} ({speed['tus']:.0f} MB/s)", found >= 1
-        )
-    else:
-        report.none("2", ">= 1.0 x @tus/server", why)
     found = beside("form", "uploadfile")
     report.reached(
         "3", "multipart >= 1.8 x UploadFile + SHA-256", f"{found:.2f} ({speed['form']:.0f} MB/s)", found >= 1.8
     )
+    others = {
+        "raw": lambda: send_file(ours.raw(), file),
+        "multipart": lambda: send_file(ours.form(), file, BEFORE, AFTER),
+    }
+    beside_tus(report, folder, ours, file, sizes.rounds, others)
     file.unlink()
 
 
@@ -180,19 +178,25 @@ def memory(report: Report, folder: Path, ours: Airlock, sizes: Sizes) -> None:
     piece = os.urandom(MIB)
     tails = {"raw": (ours.raw(), b"", b""), "multipart": (ours.form(), BEFORE, AFTER)}
 
-    def most(way: str, size: int) -> float:
+    def send(way: str, size: int) -> None:
+        body = itertools.repeat(piece, size // MIB)
+        if way == "tus":
+            send_tus_pieces(ours.tus(), body, size)
+            return
         target, before, after = tails[way]
-        body = itertools.chain([before], itertools.repeat(piece, size // MIB), [after])
-        reset_peak(ours.pid)
         connection = Connection(target)
-        connection.send_pieces(body, len(before) + size + len(after))
+        connection.send_pieces(itertools.chain([before], body, [after]), len(before) + size + len(after))
         connection.close()
+
+    def most(way: str, size: int) -> float:
+        reset_peak(ours.pid)
+        send(way, size)
         found = peak(ours.pid)
         ours.sweep()
         return found
 
     small, big = sizes.memory
-    for way in tails:
+    for way in (*tails, "tus"):
         most(way, small)  # what is loaded on first use is not growth
         first, second = most(way, small), most(way, big)
         report.reached(
@@ -257,20 +261,6 @@ def small(report: Report, folder: Path, ours: Airlock, sizes: Sizes) -> None:
     )
     report.aside("5", "beside the bare handler with fsync", f"{ratio(took['durable'], took['airlock']):.2f}")
     report.aside("5", "the same on one connection", f"{ratio(took['bare one'], took['one']):.2f}")
-
-
-def _send_tus(target: Target, file: Path, files: Path) -> float:
-    def send() -> None:
-        creation = Connection(target)
-        where = creation.ask({"Upload-Length": str(file.stat().st_size)}, target)[b"location"].decode()
-        creation.close()
-        headers = {**target.headers, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
-        send_file(Target(target.port, urlsplit(where).path, headers, "PATCH"), file)
-
-    took = seconds(send)
-    for left in files.iterdir():
-        left.unlink()
-    return took
 
 
 def _random_file(path: Path, size: int) -> None:

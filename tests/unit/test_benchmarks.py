@@ -18,7 +18,7 @@ SMALL = 64 << 10
 
 def test_the_way_in() -> None:
     need("redis-server", "apt-get install redis-server")
-    sizes = upload.Sizes(1, MIB, MIB, (MIB, 2 * MIB), (2, MIB), (4, SMALL), tus=False)
+    sizes = upload.Sizes(1, MIB, MIB, (MIB, 2 * MIB), (2, MIB), (4, SMALL))
     report = Report()
     upload.run(report, sizes)
     assert {line.number for line in report.lines} == {"1", "2", "3", "4", "5"}

@@ -91,7 +91,7 @@ class Web:
         self.metrics: Metrics = Metrics()
         self.health: Health = Health(services, self.threads)
         self.watcher: Watcher = Watcher(services, self.threads)
-        self.holdings: Holdings = Holdings()
+        self.holdings: Holdings = Holdings(services)
 
     async def close(self) -> None:
         """Keep what uploads have received, end the watcher, let go of the threads. The services are closed by whoever

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 IN_ORDER = frozenset({UploadMethod.TUS, UploadMethod.TUS_PARTIAL})
-LEASE = timedelta(seconds=10)
-SPARE = 2.0  # seconds before its end in which a lease is not trusted: what begins now takes a while
-NOTE_SECONDS = 3.0  # this much, or NOTE_BYTES, is all that has to be sent again when a process is killed
+LEASE = timedelta(seconds=6)  # shorter than all tries of tus-js-client, which gives up after nine
+SPARE = 1.5  # seconds before its end in which a lease is not trusted: what begins now takes a while
+NOTE_SECONDS = 2.0  # this much, or NOTE_BYTES, is all that has to be sent again when a process is killed
 NOTE_BYTES = 128 << 20
 AGAIN = 2  # seconds after which it is worth asking whether the holder is gone
 

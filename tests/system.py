@@ -89,6 +89,10 @@ class System:
         process.wait()
         self._running.pop(name).__exit__(None, None, None)
 
+    def end(self, name: str) -> None:
+        """SIGTERM, and wait for the end."""
+        self._running.pop(name).__exit__(None, None, None)
+
     def children(self, name: str) -> list[psutil.Process]:
         """The processes that a part has started."""
         return psutil.Process(self.processes[name].pid).children(recursive=True)

@@ -25,10 +25,12 @@ from ingest_api.web import Threads, Web
 from pipeline.appending import NOTE_SECONDS, Stretch, take
 from pipeline.documents import Upload, UploadMethod, UploadState
 from pipeline.errors import AirlockError, Draining, TooLarge, UploadLocked
+from pipeline.services import Services
 
 T = TypeVar("T")
 
 QUIET = 1.0  # seconds without a byte after which a newcomer for the same upload is believed rather than put off
+LOOK = 0.5  # seconds between two looks whether this process was told to end
 HANDOVER = 5.0  # seconds that the newcomer gives the one before to keep what it has
 
 
@@ -38,12 +40,14 @@ class Holding:
 
     tenant: str
     quiet_since: float | None = None  # by the loop's clock, while it waits for the client
-    ending: bool = False  # it takes no more bytes, or is asked not to
+    why: AirlockError | None = None  # it is to end although there may be more to come
+    ending: bool = False  # it takes no more bytes
     patience: asyncio.Timeout | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def let_go(self) -> None:
+    def let_go(self, why: AirlockError) -> None:
         """Have it keep what it has, and end: at once where it only waits, else with the next bytes."""
+        self.why = self.why or why
         self.ending = True
         if self.patience is not None and self.quiet_since is not None:
             self.patience.reschedule(asyncio.get_running_loop().time())
@@ -53,14 +57,18 @@ class Holdings:
     """The uploads that requests of this process hold. The lock itself is in the ledger: this only makes a client wait
     less that lost its connection, and comes back before anybody here has noticed."""
 
-    def __init__(self) -> None:
+    def __init__(self, services: Services) -> None:
+        self._services = services
         self._held: dict[UUID, Holding] = {}
         self._ending: set[asyncio.Task[Any]] = set()
+        self._looking = False  # whether there is a timer
 
     @contextmanager
     def holding(self, upload_id: UUID, tenant: str) -> Iterator[Holding]:
         """Enter one, which the ledger has just let hold the upload."""
         mine = self._held[upload_id] = Holding(tenant)
+        if not self._looking:
+            self._look()
         try:
             yield mine
         finally:
@@ -82,18 +90,29 @@ class Holdings:
         if found is None or found.tenant != tenant:
             return
         if found.quiet_since is not None and asyncio.get_running_loop().time() - found.quiet_since >= QUIET:
-            found.let_go()
+            found.let_go(UploadLocked("Another request goes on with this upload. What was received is kept."))
         if found.ending:
             await asyncio.wait([asyncio.ensure_future(found.over.wait())], timeout=HANDOVER)
 
     async def close(self) -> None:
         """Have all of them keep what they have."""
         held = list(self._held.values())
-        for one in held:
-            one.let_go()
+        self._let_all_go()
         ends = [*(asyncio.ensure_future(one.over.wait()) for one in held), *self._ending]
         if ends:
             await asyncio.wait(ends, timeout=HANDOVER)
+
+    def _let_all_go(self) -> None:
+        for one in self._held.values():
+            one.let_go(Draining("This process is about to end. What was received is kept."))
+
+    def _look(self) -> None:
+        """Whether this process was told to end, as long as anything is held: clients find another one the sooner."""
+        if self._services.drain.begun:
+            self._let_all_go()
+        self._looking = bool(self._held)
+        if self._looking:
+            asyncio.get_running_loop().call_later(LOOK, self._look)
 
 
 async def append_to(
@@ -166,12 +185,10 @@ async def _receive(request: Request, web: Web, feed: _Feed, mine: Holding) -> No
                     return
                 web.metrics.received(len(chunk))
                 await feed.take(chunk)
-                if web.services.drain.begun:
-                    raise Draining("This process is about to end. What was received is kept.")
     except TimeoutError:
-        if not mine.ending:
-            raise Stalled(f"No byte came for {PATIENCE:.0f} seconds. What was received is kept.") from None
-    raise UploadLocked("Another request goes on with this upload. What was received is kept.")
+        mine.why = mine.why or Stalled(f"No byte came for {PATIENCE:.0f} seconds. What was received is kept.")
+    if mine.why is not None:
+        raise mine.why
 
 
 class _Feed:

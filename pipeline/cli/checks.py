@@ -49,6 +49,7 @@ def examine(settings: Settings, *, deep: bool = False) -> list[Finding]:
         "quarantine": lambda s: _bucket("quarantine", s),
         "serving": lambda s: _bucket("serving", s),
         "queue": _queue,
+        "events": _events,
         "clamav": _clamav,
         "clamd.conf": _limits,
         "tesseract": _tesseract,
@@ -117,6 +118,18 @@ def _queue(services: Services) -> Finding:
     if settings.queue is not QueueKind.CELERY:
         return Finding("queue", settings.queue.value)
     return Finding("queue", f"Celery, {urlsplit(settings.broker_url.get_secret_value()).scheme}")
+
+
+def _events(services: Services) -> Finding:
+    from pipeline.events.open import open_sources
+
+    names = []
+    if services.settings.event_sources:
+        names = [source.name for source in open_sources(services.settings.event_sources, services)]
+    with services.ledger.reading() as tx:
+        letters = sum(tx.dead_letter_counts().values())
+    dead = (f"{letters} messages could not be taken: airlock dead-letters list",) if letters else ()
+    return Finding("events", f"from {', '.join(names)}" if names else "no queue is read", warnings=dead)
 
 
 def _clamav(services: Services) -> Finding:

@@ -55,6 +55,11 @@ def make_plan(given: Settings, places: Places) -> Plan:
         from pipeline.queue.celery import must_be_known
 
         must_be_known(given.broker_url.get_secret_value())
+    if given.event_sources:
+        from pipeline.events.open import open_sources
+        from pipeline.services import Services
+
+        open_sources(given.event_sources, Services(given))
     servers: list[Part] = []
     freshclam = None
     if given.queue is QueueKind.CELERY and "broker_url" not in told:
@@ -111,6 +116,8 @@ def _own(given: Settings, env: Mapping[str, str], *, recognizes: bool) -> tuple[
             ]
         if Lane.OCR in given.lanes and recognizes:
             own.append(worker("ocr", Lane.OCR, Takes.ALL, max(1, cores // 2)))
+    if given.event_sources:
+        own.append(airlock("events", "events"))
     return (*own, airlock("beat", "beat"))
 
 

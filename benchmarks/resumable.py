@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ def _patch(upload: Target, at: int) -> Target:
 
 
 def beside_tus(
-    report: Report, folder: Path, ours: Airlock, file: Path, count: int, others: dict[str, Callable[[], object]]
+    report: Report, folder: Path, ours: Airlock, file: Path, count: int, others: Mapping[str, Callable[[], object]]
 ) -> None:
     """Line 2: `others` (ways of ours that are not tus) and tus, beside @tus/server, which neither hashes nor syncs."""
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from tests.e2e.clients import MIB, TusNode, came, made
+from tests.e2e.clients import MIB, TusNode, came, last, made
 from tests.servers.cutting import cutting
 from tests.system import System, until
+
+
+def held(site: System, upload_id: UUID) -> bool:
+    """Whether a request is bringing bytes to it."""
+    with site.services.ledger.reading() as tx:
+        return tx.upload(upload_id).lock_owner is not None
 
 
 def killed(site: System, file: Path, kills: int, **options: Any) -> None:
     """Send the file by tus, kill the API so many times while it takes a request's bytes, and see what comes of it."""
     marks = [file.stat().st_size * (number + 1) // (kills + 1) for number in range(kills)]
 
-    def held() -> bool:
-        with site.services.ledger.reading() as tx:
-            return tx.upload(client.upload()).lock_owner is not None
-
     with cutting(site.port, marks) as way:
         client = TusNode(site, file, port=way.port, **options)
         for _ in marks:
             with way.cut():
-                until(held, "a request is taken in")
+                until(lambda: held(site, client.upload()), "a request is taken in")
                 site.kill("serve")
                 site.start("serve")
         *answers, end = client.done()
@@ -51,3 +54,23 @@ def test_the_api_is_killed_twenty_times_and_the_client_finishes(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, options: dict[str, int]
 ) -> None:
     killed(request.getfixturevalue(kind), made(tmp_path / "a.csv", 400 * MIB), 20, **options)
+
+
+def test_two_clients_that_send_one_upload_at_once_both_finish_and_it_is_whole(on_files: System, tmp_path: Path) -> None:
+    file = made(tmp_path / "a.csv", 32 * MIB)
+    base = f"http://127.0.0.1:{on_files.port}"
+    with on_files.client() as client:
+        asked = {"Tus-Resumable": "1.0.0", "Upload-Length": str(file.stat().st_size)}
+        location = client.post("/v1/uploads/tus", headers=asked).headers["Location"]
+    options = {"uploadUrl": base + location, "chunkSize": 4 * MIB}
+    with cutting(on_files.port, [6 * MIB]) as way:
+        proxied = {**options, "uploadUrl": f"http://127.0.0.1:{way.port}{location}"}
+        first = TusNode(on_files, file, **proxied)
+        with way.cut():
+            until(lambda: held(on_files, UUID(last(location))), "the first one's second request is taken in")
+            second = TusNode(on_files, file, **options)  # which need not wait for one that has fallen silent
+            until(lambda: any(each["status"] == 204 for each in second.said), "the second one goes on")
+        answers = [each for one in (first, second) for each in one.done() if "status" in each]
+    taken = [each["offset"] for each in answers if each["status"] == 204]
+    assert len(taken) == len(set(taken)), answers  # no byte was acknowledged to both
+    came(on_files, last(location), file)

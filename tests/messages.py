@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
+GUIDE = Path("docs/events.md")
 AT = "2026-03-01T12:30:45.678Z"
 VERSION = "3sL4kqtJlcpXroDTDmJ.rmSpXd3dIbrHY"
 GENERATION = "1700000000123456"
+
+
+def guide(name: str) -> str:
+    """A file that the guide shows."""
+    found = re.search(
+        rf"^<!-- file: {re.escape(name)} -->\n```\w+\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert found is not None, name
+    return found[1]
 
 
 def s3_record(bucket: str, key: str, **changes: Any) -> dict[str, Any]:

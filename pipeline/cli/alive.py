@@ -20,11 +20,12 @@ class Role(StrEnum):
     API = "api"
     WORKER = "worker"
     BEAT = "beat"
+    EVENTS = "events"
 
 
 def alive(part: Annotated[Role, typer.Argument(help="Which part this container runs.")]) -> None:
     """Does the part that runs in this container still answer? For health checks; `airlock doctor` says more."""
-    {Role.API: _api, Role.WORKER: _worker, Role.BEAT: _beat}[part]()
+    {Role.API: _api, Role.WORKER: _worker, Role.BEAT: _ledger, Role.EVENTS: _ledger}[part]()
 
 
 def _api() -> None:
@@ -61,8 +62,8 @@ def _worker() -> None:
         raise Unavailable("The worker does not answer.")
 
 
-def _beat() -> None:
-    # It listens nowhere; what it works through must answer. That it runs at all is the container's own business.
+def _ledger() -> None:
+    # These listen nowhere; what they work through must answer. That they run at all is the container's own business.
     from pipeline.ledger.session import Ledger
 
     ledger = Ledger(load_settings().ledger_url)

@@ -47,6 +47,7 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     tmp = tmp_path_factory.mktemp(f"snippets-{kind}")
     environment = {"AIRLOCK_BROKER_URL": request.getfixturevalue("redis_url"), "AIRLOCK_DROP_AFTER_SECONDS": "0"}
     environment |= {"AIRLOCK_RECONCILE_SECONDS": "1", "AIRLOCK_CORS_ORIGINS": "https://app.example.com"}
+    environment |= {"AIRLOCK_EVENT_SECRET": "the secret of the bucket's webhook"}
     if kind == "s3":
         server = request.getfixturevalue("s3_server")
         environment |= server.environment()

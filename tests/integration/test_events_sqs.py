@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -18,12 +19,13 @@ import pytest
 from pipeline.api_keys import make_key
 from pipeline.documents import Filters
 from pipeline.errors import Misconfigured
-from pipeline.events import sqs
+from pipeline.events import s3, sqs
+from pipeline.events.landed import ObjectLanded
 from pipeline.events.open import open_source, open_sources
 from pipeline.events.run import run_events
 from pipeline.events.sqs import SqsSource
 from pipeline.landing import Outcome
-from tests.messages import s3_event, s3_test_event
+from tests.messages import guide, s3_event, s3_test_event
 from tests.servers.moto import Moto, moto
 from tests.servers.process import free_port
 from tests.system import ROOT, until
@@ -275,6 +277,39 @@ def test_the_command_receives_and_ends_when_told_to(make: Callable[..., Place]) 
     assert process.returncode == 0, errors
     assert place.drained()
     assert b"rechnung" not in errors.lower()
+
+
+def test_what_the_guide_shows_brings_the_events(moto_server: Moto) -> None:
+    def client(service: str) -> Any:
+        return moto_server.client(service, region="eu-west-1")
+
+    bucket, queues = "acme-quarantine", client("sqs")
+    client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    attributes = {"Policy": guide("policy.json"), "VisibilityTimeout": "60"}
+    url = queues.create_queue(QueueName="landed", Attributes=attributes)["QueueUrl"]
+    policy = json.loads(queues.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]["Policy"])
+    arn = queues.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    assert policy["Statement"][0]["Resource"] == arn
+
+    def told(configuration: dict[str, Any]) -> ObjectLanded:
+        client("s3").put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=configuration)
+        client("s3").put_object(Bucket=bucket, Key=KEY, Body=b"x")
+
+        def landed() -> list[ObjectLanded]:
+            found = queues.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+            results = [result for each in found for result in s3.read(each["Body"].encode(), {})]
+            return [result for result in results if isinstance(result, ObjectLanded)]
+
+        [one] = until(landed, "the event", 60)
+        assert isinstance(one, ObjectLanded)
+        return one
+
+    assert told(json.loads(guide("notification.json"))).source == "s3"
+    rules = client("events")
+    rules.put_rule(Name="landed", EventPattern=guide("rule.json"))
+    rules.put_targets(Rule="landed", Targets=[{"Id": "1", "Arn": arn}])
+    by_rule = told({"EventBridgeConfiguration": {}})
+    assert (by_rule.source, by_rule.bucket, by_rule.key) == ("eventbridge", bucket, KEY)
 
 
 def test_a_consumer_that_falls_over_ends_the_process(

@@ -23,6 +23,7 @@ from tests.messages import (
     event_bridge,
     eventarc_headers,
     gcs_attributes,
+    guide,
     minio,
     pushed,
     resource,
@@ -406,8 +407,8 @@ def seaweedfs_that_tells(tmp_path_factory: pytest.TempPathFactory, s3_server: S3
     """A SeaweedFS of its own, whose filer posts to a relay. (`s3_server` is there for its environment.)"""
     folder = tmp_path_factory.mktemp("telling")
     with Relay() as relay:
-        (folder / "notification.toml").write_text(
-            f'[notification.webhook]\nenabled = true\nendpoint = "{relay.endpoint}"\nbearer_token = "{SECRET}"\n'
-        )
+        shown = guide("notification.toml").replace("THE SECRET", SECRET).replace("/quarantine/", "/quarantine")
+        there = shown.replace("https://airlock.example/v1/notifications/bucket", relay.endpoint)
+        (folder / "notification.toml").write_text(there)
         with seaweedfs_server(folder) as server:
             yield server, relay

@@ -212,7 +212,7 @@ def test_pieces_whose_time_is_over_cannot_be_joined_and_are_removed(tmp_path: Pa
 
 
 def test_pieces_stay_until_they_are_joined_however_late(tmp_path: Path) -> None:
-    with serving(tmp_path, orphan_after_seconds=0.0) as api:
+    with serving(tmp_path, orphan_after_seconds=0.001) as api:
         tus = Tus(api)
         urls = partials(tus, [b"late ", b"is not never"])
         url = join(tus, urls).headers["location"]

@@ -43,11 +43,14 @@ class PubSubQueue:
         which was told so (see `pushed.answer`), or rung for by the sweeper."""
         if delay > 0:
             return
+        from google.api_core.retry import Retry
+
         try:
             self._client.publish(
                 self._topic,
                 str(document_id).encode(),
                 timeout=PATIENCE,
+                retry=Retry(timeout=PATIENCE),  # by itself it would go on for ten minutes, behind our back
                 lane=lane.value,
                 bulk="1" if bulk else "0",
             ).result(PATIENCE)
@@ -60,7 +63,7 @@ class PubSubQueue:
         from google.api_core.exceptions import NotFound, PermissionDenied
 
         try:
-            self._client.get_topic(topic=self._topic, timeout=PATIENCE)
+            self._client.get_topic(topic=self._topic, timeout=PATIENCE, retry=None)
         except PermissionDenied:
             return  # it answers; whoever may only publish may not look
         except NotFound:

@@ -269,3 +269,4 @@ class UploadPart:
     size: int
     version: str  # pins the piece's object; or the part's ETag
     sha256: str | None = None
+    piece: str | None = None  # what its object's key ends in, where that is more than its number

@@ -238,7 +238,7 @@ def piece_key(upload_key: str, number: int | str) -> str:
 
 def piece_ref(upload: Upload, part: UploadPart, bucket: str) -> ObjectRef:
     """A noted piece's pinned object."""
-    return ObjectRef(bucket, piece_key(upload.key, part.number), part.version)
+    return ObjectRef(bucket, piece_key(upload.key, part.piece or part.number), part.version)
 
 
 __all__ = [

@@ -278,6 +278,7 @@ upload_parts = Table(
     Column("size", BigInteger, nullable=False),
     Column("version", String(1024), nullable=False),
     Column("sha256", Sha256),
+    Column("piece", Word),
     **IN_MARIADB,
 )
 

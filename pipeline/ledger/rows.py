@@ -224,6 +224,18 @@ def upload_of(row: Line) -> Upload:
     )
 
 
+def upload_part_columns(upload_id: UUID, part: UploadPart) -> Columns:
+    """A piece of an upload as a row of `upload_parts`."""
+    return {
+        "upload_id": upload_id,
+        "number": part.number,
+        "size": part.size,
+        "version": part.version,
+        "sha256": part.sha256,
+        "piece": part.piece,
+    }
+
+
 def upload_part_of(row: Line) -> UploadPart:
     """A row of `upload_parts` as a value."""
-    return UploadPart(row.number, row.size, row.version, row.sha256)
+    return UploadPart(row.number, row.size, row.version, row.sha256, row.piece)

@@ -126,7 +126,7 @@ def test_an_upload_ends_once_however_many_try(ledger: Ledger) -> None:
 
 def test_pieces_come_in_any_order_and_may_come_again(ledger: Ledger) -> None:
     upload = opened(ledger, method=UploadMethod.CHUNKS, size=None)
-    first, again = UploadPart(2, 5, "v1"), UploadPart(2, 6, "v2", "ab" * 32)
+    first, again = UploadPart(2, 5, "v1"), UploadPart(2, 6, "v2", "ab" * 32, "2x0a")
     with ledger.begin() as tx:
         assert tx.put_upload_part(upload.id, first) is None
     with ledger.begin() as tx:
@@ -134,6 +134,9 @@ def test_pieces_come_in_any_order_and_may_come_again(ledger: Ledger) -> None:
         assert tx.put_upload_part(upload.id, again) == first
     with ledger.reading() as tx:
         assert tx.upload_parts(upload.id) == [UploadPart(0, 1, "v3"), again]
+        assert (tx.upload_part(upload.id, 2), tx.upload_part(upload.id, 1)) == (again, None)
+        assert tx.upload(upload.id).offset == 7
+        assert tx.open_uploads(upload.tenant) == (1, 7)  # nothing was announced: what has come is what counts
     with ledger.begin() as tx:
         tx.set_upload_parts(upload.id, [UploadPart(n, n, f"e{n}") for n in range(1, 1001)])
         tx.end_upload(upload.id, UploadState.COMPLETED)

@@ -8,10 +8,12 @@ from pipeline.ledger.queries.keys import KeyQueries
 from pipeline.ledger.queries.moves import MoveQueries
 from pipeline.ledger.queries.outbox import OutboxQueries
 from pipeline.ledger.queries.sweep import SweepQueries
-from pipeline.ledger.queries.uploads import UploadQueries
+from pipeline.ledger.queries.upload_parts import UploadPartQueries
 
 __all__ = ["Transaction"]
 
 
-class Transaction(FlowQueries, MoveQueries, OutboxQueries, SweepQueries, KeyQueries, UploadQueries, DeadLetterQueries):
+class Transaction(
+    FlowQueries, MoveQueries, OutboxQueries, SweepQueries, KeyQueries, UploadPartQueries, DeadLetterQueries
+):
     """What can be asked and said inside `Ledger.begin()` or `Ledger.reading()`. Not for two threads at once."""

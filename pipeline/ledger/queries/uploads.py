@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select
 
-from pipeline.documents import Json, Upload, UploadMethod, UploadPart, UploadState
-from pipeline.errors import Conflict, NotFound, ObjectExists
+from pipeline.documents import Json, Upload, UploadMethod, UploadState
+from pipeline.errors import NotFound, ObjectExists
 from pipeline.ledger.chain import plain
 from pipeline.ledger.clock import now_ms, span_ms
 from pipeline.ledger.models import api_keys, documents, upload_parts, uploads
 from pipeline.ledger.queries.base import Statements, chunks, locking, updated
-from pipeline.ledger.rows import Columns, upload_of, upload_part_of
+from pipeline.ledger.rows import Columns, upload_of
 from pipeline.states import State
 
 ONE = select(uploads).where(uploads.c.id == bindparam("upload_id"))
@@ -35,11 +34,6 @@ UNLOCK = (
 )
 HELD = updated(uploads).where(MINE)
 END = updated(uploads).where(uploads.c.id == bindparam("its_id"), OPEN)
-PARTS = select(upload_parts).where(upload_parts.c.upload_id == bindparam("upload_id")).order_by(upload_parts.c.number)
-DROP_PART = delete(upload_parts).where(
-    upload_parts.c.upload_id == bindparam("its_id"), upload_parts.c.number == bindparam("its_number")
-)
-DROP_PARTS = delete(upload_parts).where(upload_parts.c.upload_id == bindparam("its_id"))
 EXPIRED = (
     select(uploads)
     .where(OPEN, uploads.c.expires_at <= now_ms(), UNLOCKED)
@@ -75,7 +69,8 @@ FORGET = delete(uploads).where(uploads.c.cleaned_at < now_ms() - bindparam("olde
 FORGET_PARTS = delete(upload_parts).where(
     upload_parts.c.upload_id.in_(select(uploads.c.id).where(uploads.c.cleaned_at < now_ms() - bindparam("older_than")))
 )
-IN_USE = select(func.count(), func.coalesce(func.sum(uploads.c.size), 0)).where(
+# Where no size was announced, what has come so far.
+IN_USE = select(func.count(), func.coalesce(func.sum(func.coalesce(uploads.c.size, uploads.c.offset)), 0)).where(
     uploads.c.tenant == bindparam("tenant"), OPEN
 )
 
@@ -165,38 +160,6 @@ class UploadQueries(Statements):
             values["expires_at"] = now_ms() + span_ms(expires_in)
         return self._write(HELD.values(**values), {"its_id": upload_id, "its_owner": owner}).rowcount == 1
 
-    def put_upload_part(
-        self, upload_id: UUID, part: UploadPart, *, expires_in: timedelta | None = None
-    ) -> UploadPart | None:
-        """Note a piece, in place of the one of this number that was there (returned, for its object to be removed).
-
-        Conflict: the upload is not open.
-        """
-        self._open_row(upload_id)
-        if expires_in is not None:
-            self._write(END.values(expires_at=now_ms() + span_ms(expires_in)), {"its_id": upload_id})
-        before = self._read(PARTS.where(upload_parts.c.number == part.number), {"upload_id": upload_id}).one_or_none()
-        self._write(DROP_PART, {"its_id": upload_id, "its_number": part.number})
-        row = {"upload_id": upload_id, "number": part.number, "size": part.size}
-        self._write(insert(upload_parts), row | {"version": part.version, "sha256": part.sha256})
-        return None if before is None else upload_part_of(before)
-
-    def upload_parts(self, upload_id: UUID) -> list[UploadPart]:
-        """The pieces that are noted, by number."""
-        return [upload_part_of(row) for row in self._read(PARTS, {"upload_id": upload_id})]
-
-    def set_upload_parts(self, upload_id: UUID, parts: list[UploadPart]) -> None:
-        """Note exactly these pieces: what the store holds, as it was listed. Conflict: the upload is not open."""
-        self._open_row(upload_id)
-        self._write(DROP_PARTS, {"its_id": upload_id})
-        for some in chunks(parts):
-            rows = [
-                {"upload_id": upload_id, "number": one.number, "size": one.size, "version": one.version}
-                | {"sha256": one.sha256}
-                for one in some
-            ]
-            self._write(insert(upload_parts), rows)
-
     def end_upload(
         self,
         upload_id: UUID,
@@ -232,13 +195,16 @@ class UploadQueries(Statements):
         """Have a finished partial upload that nothing is made of removed. False: it is none."""
         return self._write(DISCARD, {"its_id": upload_id}).rowcount == 1
 
-    def _open_row(self, upload_id: UUID) -> Any:
+    def hold_upload(self, upload_id: UUID, *, tenant: str | None = None) -> Upload:
+        """One upload, which nobody else changes until this transaction ends. NotFound, as `upload` does."""
         row = self._write(LOCK_ROW, {"upload_id": upload_id}).one_or_none()
-        if row is None:
+        if row is None or (tenant is not None and row.tenant != tenant):
             raise NotFound("there is no such upload")
-        if row.state != UploadState.OPEN:
-            raise Conflict(f"the upload is {row.state}: nothing can be added to it", state=row.state)
-        return row
+        return upload_of(row)
+
+    def keep_upload(self, upload_id: UUID, *, expires_in: timedelta) -> None:
+        """Let an open upload stay open for so long from now."""
+        self._write(END.values(expires_at=now_ms() + span_ms(expires_in)), {"its_id": upload_id})
 
     def expired_uploads(self, limit: int) -> list[Upload]:
         """Open uploads whose time is up and that no request is working on."""
@@ -268,7 +234,7 @@ class UploadQueries(Statements):
         return self._write(FORGET, values).rowcount
 
     def open_uploads(self, tenant: str) -> tuple[int, int]:
-        """How many uploads of the tenant's are open, and how many bytes they have announced."""
+        """How many uploads of the tenant's are open, and how many bytes they have announced, or brought so far."""
         count, size = self._read(IN_USE, {"tenant": tenant}).one()
         return int(count), int(size)
 

@@ -63,6 +63,7 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger, nullable=False),
         sa.Column("version", sa.String(1024), nullable=False),
         sa.Column("sha256", Sha256),
+        sa.Column("piece", Word),
         **IN_MARIADB,
     )
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -103,3 +104,25 @@ def curl(*arguments: str, patience: float = 240) -> str:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=patience)
     assert ran.returncode == 0, (ran.stdout[-2000:], ran.stderr[-2000:])
     return ran.stdout
+
+
+def by_tus(site: System, file: Path) -> str:
+    """tus-js-client, in one request."""
+    document: str = TusNode(site, file).done(1200)[-1]["document"]
+    return document
+
+
+def by_chunks(site: System, file: Path, chunk: int = 8 * MIB) -> str:
+    """A chunk session, as a script writes it."""
+    base, size = "/api/v1/file/upload", file.stat().st_size
+    with site.client() as client, file.open("rb") as content:
+        about = {"fileName": file.name, "totalChunks": -(-size // chunk)}
+        session = client.post(f"{base}/init/", json=about).raise_for_status().json()["sessionId"]
+        for index in range(about["totalChunks"]):
+            form = {"sessionId": session, "chunkIndex": str(index)}
+            client.post(f"{base}/chunk/", data=form, files={"chunk": content.read(chunk)}).raise_for_status()
+        client.post(f"{base}/complete/", json={"sessionId": session}).raise_for_status()
+    return str(session)
+
+
+SENDERS: dict[str, Callable[[System, Path], str]] = {"tus": by_tus, "chunks": by_chunks}

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from ingest_api.pages import inline, page, prose
+from ingest_api.uploads.tus_headers import CHUNK
 
 Node = Mapping[str, Any]
 
@@ -22,7 +23,7 @@ router = APIRouter()
 _LINKS = (
     '<p><a href="/">Start</a> · <a href="/openapi.json">OpenAPI document</a> · <a href="/problems">Problems</a></p>'
 )
-_SAMPLES = {"document_id": "$ID", "bucket": "serving", "key": "..."}
+_SAMPLES = {"document_id": "$ID", "upload_id": "$ID", "bucket": "serving", "key": "..."}
 
 
 @router.get("/docs", include_in_schema=False)
@@ -93,8 +94,14 @@ def _curl(verb: str, path: str, operation: Node) -> str:
         words.append("-F file=@report.pdf")
     elif verb == "PUT":
         words.append("-T report.pdf")
+    elif verb == "HEAD":
+        words.append("-I")
     elif verb != "GET":
         words.append(f"-X {verb}")
+    sent = [one for one in operation.get("parameters", ()) if one["in"] == "header" and "example" in one["schema"]]
+    words += [f'-H "{one["name"]}: {one["schema"]["example"]}"' for one in sent]
+    if CHUNK in forms and operation["requestBody"].get("required"):
+        words.append(f'-H "Content-Type: {CHUNK}" --data-binary @report.pdf')
     for name, sample in _SAMPLES.items():
         path = path.replace(f"{{{name}}}", sample)
     return " ".join([*words, f'"$AIRLOCK_API_URL{path}"'])

@@ -90,7 +90,7 @@ def _sized(tx: Transaction, upload: Upload, size: int, owner: str, services: Ser
     if size < upload.offset:
         raise BadRequest(f"The upload has {upload.offset} bytes already: it cannot have {size} in all.")
     admit(services.policy, name=None, declared_type=None, size=size)
-    charge_bytes(tx, upload.tenant, size, services.policy)
+    charge_bytes(tx, upload.tenant, size - upload.offset, services.policy)
     tx.advance_upload(
         upload.id,
         owner=owner,

@@ -31,13 +31,13 @@ def charge_upload(tx: Transaction, upload: Upload, policy: Policy) -> None:
     _room(tx, upload.tenant, 1, upload.size or 1, policy)
 
 
-def charge_bytes(tx: Transaction, tenant: str, size: int, policy: Policy) -> None:
-    """Room for the bytes of an open upload that announces them only now. Raises QuotaExceeded."""
+def charge_bytes(tx: Transaction, tenant: str, more: int, policy: Policy) -> None:
+    """Room for so many bytes more, of an open upload that announces them only now. Raises QuotaExceeded."""
     quota = policy.quota
     if quota.bytes is None:
         return
     tx.lock_tenant(tenant)
-    if tx.stored(tenant)[1] + tx.open_uploads(tenant)[1] + size > quota.bytes:
+    if tx.stored(tenant)[1] + tx.open_uploads(tenant)[1] + more > quota.bytes:
         raise _over("bytes", quota.bytes)
 
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from benchmarks import cold_start, ledger, ocr, pipeline, stores, upload
+from benchmarks import cold_start, fairness, ledger, ocr, pipeline, stores, upload
 from benchmarks.measure import Report
 
 Part = Callable[[Report, bool], None]
@@ -16,9 +16,18 @@ PARTS: dict[str, Part] = {
     "ocr": lambda report, quick: ocr.run(report, ocr.QUICK if quick else ocr.Sizes()),
     "stores": lambda report, quick: stores.run(report, stores.QUICK if quick else stores.Sizes()),
     "ledger": lambda report, quick: ledger.run(report, many=10_000 if quick else 100_000),
+    "fairness": lambda report, quick: fairness.run(report, fairness.QUICK if quick else fairness.Sizes()),
     "cold_start": lambda report, quick: cold_start.run(report, count=5 if quick else 15),
 }
-NUMBERS = {"upload": "1", "pipeline": "6", "ocr": "8", "stores": "9", "ledger": "11", "cold_start": "13"}
+NUMBERS = {
+    "upload": "1",
+    "pipeline": "6",
+    "ocr": "8",
+    "stores": "9",
+    "ledger": "11",
+    "fairness": "12",
+    "cold_start": "13",
+}
 
 
 def main() -> None:
@@ -31,10 +40,6 @@ def main() -> None:
         except Exception as exc:
             traceback.print_exc()
             report.none(NUMBERS[name], name, f"broke: {type(exc).__name__}")
-    if "pipeline" in wanted:
-        report.none(
-            "12", "a single upload behind another tenant's batch <= 1.5 x without it", "batches are not built yet"
-        )
     print()
     print(report.table())
 

@@ -82,6 +82,9 @@ def airlock(parts: Parts, tmp_path: Path) -> Iterator[System]:
         "AIRLOCK_CLAMD_URL": parts.clamd.unix,
         "AIRLOCK_ORPHAN_AFTER_SECONDS": "5",
         "AIRLOCK_RECONCILE_SECONDS": "2",
+        # Most of them are held back, so each kill also breaks a chain of turns.
+        "AIRLOCK_DISPATCH_SINGLES": "2",
+        "AIRLOCK_DISPATCH_WINDOW": "6",
     }
     with system(tmp_path, environment) as made:
         yield made

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cold_start, ledger, measure, ocr, pipeline, stores, upload
+from benchmarks import cold_start, fairness, ledger, measure, ocr, pipeline, stores, upload
 from benchmarks.counting import REQUEST
 from benchmarks.measure import MIB, Mark, Report
 from tests.servers.process import need
@@ -58,6 +58,15 @@ def test_the_cold_start() -> None:
     report = Report()
     cold_start.run(report, count=1)
     assert {line.number for line in report.lines} == {"13"}
+
+
+def test_fairness() -> None:
+    need("redis-server", "apt-get install redis-server")
+    need("clamd", "apt-get install clamav-daemon")
+    report = Report()
+    fairness.run(report, fairness.Sizes(60, 1, 1, unfair=0, together=False))
+    assert [line.number for line in report.lines] == ["12"]
+    assert report.lines[0].mark is not Mark.NONE
 
 
 def test_sides_take_turns_and_the_first_changes() -> None:

@@ -22,7 +22,8 @@ def api(tmp: Path, request: pytest.FixtureRequest, kind: str, *parts: str) -> It
     """An Airlock of which only these parts run."""
     tmp.mkdir()
     policy = tmp / "policy.toml"
-    policy.write_text(POLICY.format(ocr="off", required='"mime", "structure", "clamav"'))
+    text = POLICY.format(ocr="off", required='"mime", "structure", "clamav"')
+    policy.write_text(text.replace("rejected_days = 7", "rejected_days = 0"))  # not to fill the disk
     environment = {"AIRLOCK_POLICY_FILE": str(policy)}
     environment["AIRLOCK_BROKER_URL"] = f"{request.getfixturevalue('redis_url').rpartition('/')[0]}/9"
     if kind == "s3":
@@ -84,7 +85,6 @@ def test_five_gibibytes_arrive_whole_in_flat_memory(
         assert second - first <= MOST
         # clamd looks at no file of this size, so it is not served; that it is whole, its digest says.
         document = site.settled([document_id])[document_id]
+        print({name: document[name] for name in ("state", "reason", "detail", "timings")})
         assert (document["size"], document["sha256"]) == (5 << 30, digest(large)), document
-        with site.client() as client:
-            client.delete(f"/v1/documents/{document_id}").raise_for_status()
-            until(lambda: not list(site.services.quarantine.list()), "its bytes are gone")
+        until(lambda: document_id not in str(list(site.services.quarantine.list())), "its bytes are gone")

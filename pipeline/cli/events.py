@@ -48,7 +48,7 @@ def events() -> None:
 
 
 @app.command("list")
-def listing(limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50) -> None:
+def listing(limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 50) -> None:
     """List those that came last, with how often each came, why it could not be taken, and its text."""
     with _services() as services, services.ledger.reading() as tx:
         letters = tx.dead_letters(limit)
@@ -91,18 +91,20 @@ def retry(
     failed = 0
     with _services() as services:
         if beginning is not None:
-            letters = [_found(beginning, services)]
+            ids = [_found(beginning, services).id]
         else:
             with services.ledger.reading() as tx:
-                letters = tx.dead_letters(10_000)
-        for letter in letters:
+                ids = tx.dead_letter_ids()
+        for letter_id in ids:
             try:
+                with services.ledger.reading() as tx:
+                    letter = tx.dead_letter(letter_id)
                 retake(letter, services)
             except AirlockError as exc:
                 failed += 1
-                say(f"{letter.id[:12]}  not taken: {plain(exc.detail)}")
+                say(f"{letter_id[:12]}  not taken: {plain(exc.detail)}")
             else:
-                say(f"{letter.id[:12]}  taken")
+                say(f"{letter_id[:12]}  taken")
     raise typer.Exit(1 if failed else 0)
 
 

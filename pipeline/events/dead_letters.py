@@ -13,25 +13,43 @@ from pipeline.telemetry import logger
 
 log = logger(__name__)
 
+AT_MOST = 10_000  # letters of one source
+OVERFLOW = f"{AT_MOST} messages are kept of this source already: this one was only counted."
 BODY_BYTES = 65_535  # what is kept of a body: the most that MariaDB's TEXT holds
 ATTRIBUTES = 64  # Pub/Sub has at most 100, of which a notification uses 8
 ATTRIBUTE_CHARS = 1024
 
 
 def bury(source: str, body: bytes, attributes: Mapping[str, str], reason: str, services: Services) -> None:
-    """Keep a message for a person to look at. Raises LedgerUnavailable: then it must come again."""
+    """Keep a message for a person to look at. Raises LedgerUnavailable: then it must come again.
+
+    Of a source that has so many already, further ones are only counted, in one letter that says so: whoever floods us
+    must not fill the database.
+    """
     kept = {name[:255]: value[:ATTRIBUTE_CHARS] for name, value in sorted(attributes.items())[:ATTRIBUTES]}
     letter_id = id_of(source, body, kept)
+    again = _until_kept(services, letter_id, source, reason, text_of(body), kept, len(body))
+    log.error("message dead-lettered", source=source, reason=reason, letter=letter_id[:12], again=again)
+
+
+def _until_kept(
+    services: Services, letter_id: str, source: str, reason: str, body: str, attributes: Mapping[str, str], size: int
+) -> bool:
+    """Whether it was there before."""
     while True:
         try:
             with services.ledger.begin() as tx:
-                new = tx.bury(
-                    letter_id, source=source, reason=reason, body=text_of(body), attributes=kept, size=len(body)
-                )
+                if tx.count_dead_letter(letter_id, reason):
+                    return True
+                if tx.dead_letters_of(source) < AT_MOST:
+                    tx.bury(letter_id, source=source, reason=reason, body=body, attributes=attributes, size=size)
+                    return False
+                rest = id_of(source, OVERFLOW.encode(), {})
+                if not tx.count_dead_letter(rest, OVERFLOW):
+                    tx.bury(rest, source=source, reason=OVERFLOW, body="", attributes={}, size=0)
+                return False
         except ObjectExists:  # another process got the same message at the same time: count it
             continue
-        break
-    log.error("message dead-lettered", source=source, reason=reason, letter=letter_id[:12], again=not new)
 
 
 def id_of(source: str, body: bytes, attributes: Mapping[str, str]) -> str:

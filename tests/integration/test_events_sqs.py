@@ -170,7 +170,7 @@ def test_a_message_in_hand_is_nobody_elses_however_long_it_takes(
         assert entered.wait(60)
         until(lambda: place.server.left_in(place.queue_url) == (0, 1), "only the slow one is left", 60)
         # Several timeouts long, seen from the outside: it never becomes visible.
-        seen = [place.server.left_in(place.queue_url) for _ in range(30) if not let_go.wait(0.1)]
+        seen = [place.server.left_in(place.queue_url) for _ in range(20) if not let_go.wait(0.1)]
         let_go.set()
         until(place.drained, "done with", 60)
     assert set(seen) == {(0, 1)}

@@ -462,14 +462,14 @@ def check(body: bytes, attributes: Mapping[str, str]) -> None:
                 assert result.why
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=2000), st.sampled_from(HEADERS) | st.dictionaries(st.text(), st.text()))
 @example(b"", {})
 def test_any_bytes(body: bytes, attributes: Mapping[str, str]) -> None:
     check(body, attributes)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(VALUES, st.sampled_from(HEADERS))
 def test_any_json(value: object, attributes: Mapping[str, str]) -> None:
     check(json.dumps(value).encode("utf-8", "surrogatepass"), attributes)
@@ -500,13 +500,13 @@ def mutated(draw: st.DrawFn) -> bytes:
     return json.dumps(value).encode()
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(mutated(), st.sampled_from(HEADERS))
 def test_real_messages_with_a_part_that_is_wrong(body: bytes, attributes: Mapping[str, str]) -> None:
     check(body, attributes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200).filter(lambda k: "\0" not in k)
 )

@@ -23,28 +23,31 @@ NEWEST = select(dead_letters).order_by(dead_letters.c.last_at.desc(), dead_lette
 BEGINNING = (
     select(dead_letters).where(dead_letters.c.id >= bindparam("first"), dead_letters.c.id <= bindparam("last")).limit(2)
 )
+IDS = select(dead_letters.c.id).order_by(dead_letters.c.last_at)
 FORGET = delete(dead_letters).where(dead_letters.c.id == bindparam("its_id"))
+OF_SOURCE = select(func.count()).where(dead_letters.c.source == bindparam("source"))
 BY_SOURCE = select(dead_letters.c.source, func.count()).group_by(dead_letters.c.source)
 
 
 class DeadLetterQueries(Statements):
     """A message that comes again is counted, not kept again."""
 
+    def count_dead_letter(self, letter_id: str, reason: str) -> bool:
+        """Count a message that came again; False if it is not kept."""
+        return self._write(SEEN, {"its_id": letter_id, "why": _cut(reason)}).rowcount == 1
+
     def bury(
         self, letter_id: str, *, source: str, reason: str, body: str, attributes: Mapping[str, str], size: int
-    ) -> bool:
-        """Keep a message, or count it once more; True if it is new.
+    ) -> None:
+        """Keep a message that is not kept yet.
 
-        ObjectExists: another process has just buried it; then this transaction is over: do it again in a new one.
+        ObjectExists: another process has just buried it; then this transaction is over: count it in a new one.
         """
-        why = (storable(reason) or "")[:255]
-        if self._write(SEEN, {"its_id": letter_id, "why": why}).rowcount == 1:
-            return False
         now = self._now()
         row: Columns = {
             "id": letter_id,
             "source": source,
-            "reason": why,
+            "reason": _cut(reason),
             "body": body,
             "attributes": plain(attributes),
             "size": size,
@@ -53,11 +56,14 @@ class DeadLetterQueries(Statements):
             "last_at": now,
         }
         self._write_once(insert(dead_letters), row, ObjectExists("this message was buried a moment ago"))
-        return True
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """The ones that came last, newest first."""
         return [_letter_of(row) for row in self._read(NEWEST, {"at_most": limit})]
+
+    def dead_letter_ids(self) -> list[str]:
+        """The ids of all, oldest first."""
+        return list(self._read(IDS).scalars())
 
     def dead_letter(self, beginning: str) -> DeadLetter:
         """The one whose id begins like this. NotFound: there is none, or more than one."""
@@ -70,9 +76,17 @@ class DeadLetterQueries(Statements):
         """Remove one; False if it is gone already."""
         return self._write(FORGET, {"its_id": letter_id}).rowcount == 1
 
+    def dead_letters_of(self, source: str) -> int:
+        """How many messages of a source are kept."""
+        return int(self._read(OF_SOURCE, {"source": source}).scalar_one())
+
     def dead_letter_counts(self) -> dict[str, int]:
         """How many messages are kept, by source; a source that has none is not named."""
         return {row[0]: row[1] for row in self._read(BY_SOURCE)}
+
+
+def _cut(reason: str) -> str:
+    return (storable(reason) or "")[:255]
 
 
 def _letter_of(row: Line) -> DeadLetter:

@@ -50,11 +50,17 @@ def _worker() -> None:
     from kombu.exceptions import KombuError
     from kombu.exceptions import OperationalError as BrokerError
 
-    from pipeline.queue.celery import make_app
+    from pipeline.queue.brokers import broker_of
+    from pipeline.queue.celery import CeleryQueue, make_app
 
+    settings = load_settings()
+    if not broker_of(settings, ()).tells_all:
+        # SQS reaches no particular worker: that the broker answers is all that can be told from here.
+        CeleryQueue(settings).ping()
+        return
     here = f"@{socket.gethostname()}"
     try:
-        replies = make_app(load_settings()).control.ping(timeout=PATIENCE, pattern=f"*{here}", matcher="glob", limit=1)
+        replies = make_app(settings).control.ping(timeout=PATIENCE, pattern=f"*{here}", matcher="glob", limit=1)
     except (BrokerError, KombuError, OSError) as exc:
         # The broker's fault: starting this worker again would not mend it.
         raise Unavailable("The broker cannot be reached, so the worker cannot be asked.") from exc

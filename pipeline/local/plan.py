@@ -52,7 +52,7 @@ def make_plan(given: Settings, places: Places) -> Plan:
     if "log_json" not in told:
         env["AIRLOCK_LOG_JSON"] = "false"
     if given.queue is QueueKind.CELERY and "broker_url" in told:
-        from pipeline.queue.celery import must_be_known
+        from pipeline.queue.brokers import must_be_known
 
         must_be_known(given.broker_url.get_secret_value())
     if given.event_sources:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pipeline.documents import Lane
-from pipeline.errors import Draining, LedgerUnavailable, Misconfigured, QueueUnavailable
+from pipeline.errors import Draining, LedgerUnavailable, QueueUnavailable
+from pipeline.queue.brokers import broker_of
 from pipeline.settings import Settings, Takes
 from pipeline.telemetry import configure_logging, logger
 
@@ -44,24 +45,13 @@ def queue_names(lanes: Iterable[Lane], takes: Takes) -> list[str]:
 
 
 def make_app(settings: Settings) -> Celery:
-    """A Celery app for this broker; any that kombu has works by URL (Redis, RabbitMQ, SQS, Pub/Sub)."""
+    """A Celery app for the broker that the settings name: Redis, RabbitMQ, SQS, Pub/Sub."""
     from celery import Celery
     from kombu import Exchange, Queue
 
-    broker = settings.broker_url.get_secret_value()
-    must_be_known(broker)
-    options: dict[str, object] = {}
-    if broker.startswith(("redis", "valkey")):
-        # Longer than any task: a message that still runs must not come again merely because time passed.
-        options = {
-            "visibility_timeout": 2 * settings.task_time_limit_seconds,
-            "socket_connect_timeout": 3,
-            "socket_timeout": 30,
-            "socket_keepalive": True,
-        }
-    elif broker.startswith("amqp"):
-        options = {"confirm_publish": True}  # without it a publish into a dying broker looks like success
-    app = Celery("airlock", broker=broker, set_as_current=False)
+    names = queue_names(Lane, Takes.ALL)
+    broker = broker_of(settings, names)
+    app = Celery("airlock", broker=broker.url, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="json",
@@ -73,9 +63,7 @@ def make_app(settings: Settings) -> Celery:
         task_default_queue=Lane.INSPECT.value,
         # Each with an exchange and a key of its own: by Celery's default all would share the first one's, and every
         # message would go to every queue.
-        task_queues=[
-            Queue(name, Exchange(name), routing_key=name, durable=True) for name in queue_names(Lane, Takes.ALL)
-        ],
+        task_queues=[Queue(name, Exchange(name), routing_key=name, durable=True) for name in names],
         task_create_missing_queues=False,
         worker_prefetch_multiplier=1,
         worker_max_tasks_per_child=2000,
@@ -87,24 +75,11 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_timeout=3,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options=options,
+        broker_transport_options=dict(broker.options),
+        worker_enable_remote_control=broker.tells_all,
         enable_utc=True,
     )
     return app
-
-
-def must_be_known(broker: str) -> None:
-    """Raises Misconfigured unless the URL is of a kind that kombu has, without repeating it."""
-    from kombu.transport import get_transport_cls
-
-    try:
-        get_transport_cls(broker.partition("://")[0].partition("+")[0])
-    except KeyError:
-        raise Misconfigured(
-            "AIRLOCK_BROKER_URL names no known kind of broker: it looks like redis://, rediss://, amqp:// or amqps://..."
-        ) from None
-    except ImportError:
-        raise Misconfigured("AIRLOCK_BROKER_URL names a broker whose Python package is not installed.") from None
 
 
 class CeleryQueue:

@@ -71,11 +71,11 @@ def concatenate(
 
 def _join(final: Upload, partials: Sequence[Upload], services: Services) -> Upload:
     with services.ledger.begin() as tx:
-        charge_upload(tx, final, services.policy)
-        final = tx.open_upload(final, expires_in=lifetime(services))
         for one in sorted(partials, key=lambda one: one.id):  # in one order: two at once must not wait for each other
             if not tx.join_piece(one.id, details={**one.details, "final": str(final.id)}):
                 raise UploadGone("A partial upload was used or ended meanwhile, or its time is over.")
+        charge_upload(tx, final, services.policy)  # only now: the pieces count no more
+        final = tx.open_upload(final, expires_in=lifetime(services))
         event = tx.insert(document_of(final, services, size=final.offset))
     services.announcer.announce([event])
     return final

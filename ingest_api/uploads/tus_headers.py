@@ -35,7 +35,7 @@ _KEY = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 # Where a client says an upload is: a whole URL or its path, under whatever prefix a proxy has taken away.
 _UPLOAD = re.compile(
-    r"(?:https?://[!-.0-~]+)?(?:/[!-.0-~]+)*/v1/uploads/tus/"
+    r"(?:https?://[A-Za-z0-9.:\[\]-]+)?(?:/[A-Za-z0-9._~%-]+){0,8}/v1/uploads/tus/"
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/?",
     re.IGNORECASE,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -12,6 +13,7 @@ from pipeline.api_keys import make_key
 from pipeline.documents import NewDocument, Upload, UploadMethod, UploadPart, UploadState
 from pipeline.errors import Conflict, NotFound, ObjectExists, QuotaExceeded
 from pipeline.ledger.models import uploads
+from pipeline.ledger.queries import Transaction
 from pipeline.ledger.session import Ledger
 from pipeline.policy import Quota, load_policy
 from pipeline.quota import charge_documents, charge_upload
@@ -256,3 +258,52 @@ def test_a_quota_holds_however_many_ask_at_once(ledger: Ledger) -> None:
         charge_documents(tx, [new_document()], policy)
     with ledger.begin() as tx:
         charge_documents(tx, [new_document("other")], policy.model_copy(update={"quota": Quota(documents=1)}))
+
+
+def finished_piece(ledger: Ledger, *, expires_in: timedelta = timedelta(hours=1)) -> Upload:
+    piece = opened(ledger, method=UploadMethod.TUS_PARTIAL)
+    with ledger.begin() as tx:
+        assert tx.end_upload(piece.id, UploadState.COMPLETED, version="v1", expires_in=expires_in)
+    return asked(ledger, piece.id)
+
+
+def test_a_finished_piece_is_joined_or_discarded_once(ledger: Ledger) -> None:
+    joined, discarded = finished_piece(ledger), finished_piece(ledger)
+
+    def join() -> bool:
+        return _tried(ledger, lambda tx: tx.join_piece(joined.id, details={"final": "x"}))
+
+    results = at_once([join] * 8)
+    assert sorted(results) == [False] * 7 + [True]
+    assert (asked(ledger, joined.id).state, asked(ledger, joined.id).details) == (UploadState.JOINED, {"final": "x"})
+    assert _tried(ledger, lambda tx: tx.discard_piece(discarded.id))
+    assert asked(ledger, discarded.id).state is UploadState.ABORTED
+    for piece in (joined, discarded):
+        assert not _tried(ledger, lambda tx, piece=piece: tx.join_piece(piece.id, details={}))  # type: ignore[misc]
+        assert not _tried(ledger, lambda tx, piece=piece: tx.discard_piece(piece.id))  # type: ignore[misc]
+    with ledger.reading() as tx:
+        assert [one.id for one in tx.uploads_to_clean(10)] == [discarded.id]
+
+
+def test_only_a_finished_piece_that_will_stay_can_be_joined(ledger: Ledger) -> None:
+    whole = opened(ledger)
+    with ledger.begin() as tx:
+        tx.end_upload(whole.id, UploadState.COMPLETED)
+    for upload in (whole, opened(ledger, method=UploadMethod.TUS_PARTIAL), finished_piece(ledger, expires_in=MINUTE)):
+        assert not _tried(ledger, lambda tx, upload=upload: tx.join_piece(upload.id, details={}))  # type: ignore[misc]
+
+
+def test_finished_pieces_count_as_open_until_they_are_joined(ledger: Ledger) -> None:
+    pieces = [finished_piece(ledger) for _ in range(3)]
+    with ledger.begin() as tx:
+        assert tx.open_uploads("acme") == (3, 300)
+        tx.join_piece(pieces[0].id, details={})
+        tx.discard_piece(pieces[1].id)
+        assert tx.open_uploads("acme") == (1, 100)
+        tx.upload_cleaned(pieces[2].id)
+        assert tx.open_uploads("acme") == (0, 0)
+
+
+def _tried(ledger: Ledger, ask: Callable[[Transaction], bool]) -> bool:
+    with ledger.begin() as tx:
+        return ask(tx)

@@ -251,3 +251,17 @@ def test_nothing_is_changed_where_the_document_cannot_be_made(tus: Tus, monkeypa
     monkeypatch.undo()
     assert [tus.upload(url).state for url in urls] == [UploadState.COMPLETED] * 2
     assert_arrived(join(tus, urls).headers["location"], b"ab", tus.api.services)
+
+
+@pytest.mark.asvs("5.2.4")
+def test_finished_pieces_count_until_they_are_joined(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY.read_text() + '\n[quota]\nopen_uploads = 2\nbytes = "10 B"\n')
+    with serving(tmp_path) as api:
+        tus = Tus(api)
+        urls = partials(tus, [b"12345", b"1234"])
+        assert problem(tus.create(1), 429, "quota-exceeded")["limit"] == {"name": "open_uploads", "value": 2}
+        url = join(tus, urls).headers["location"]
+        assert problem(tus.create(2), 429, "quota-exceeded")["limit"] == {"name": "bytes", "value": 10}
+        assert tus.create(1).status_code == 201
+        assert_arrived(url, b"123451234", api.services)

@@ -20,6 +20,7 @@ from pipeline.states import State
 ONE = select(uploads).where(uploads.c.id == bindparam("upload_id"))
 LOCK_ROW = locking(select(uploads).where(uploads.c.id == bindparam("upload_id")), uploads)
 OPEN = uploads.c.state == UploadState.OPEN
+WAITS = and_(uploads.c.state == UploadState.COMPLETED, uploads.c.method == UploadMethod.TUS_PARTIAL)
 UNLOCKED = or_(uploads.c.lock_until.is_(None), uploads.c.lock_until < now_ms())
 MINE = and_(uploads.c.id == bindparam("its_id"), OPEN, uploads.c.lock_owner == bindparam("its_owner"))
 LOCK = (
@@ -57,8 +58,7 @@ TO_CLEAN = (
 SPARE = timedelta(seconds=60)
 PIECE = and_(
     uploads.c.id == bindparam("its_id"),
-    uploads.c.method == UploadMethod.TUS_PARTIAL,
-    uploads.c.state == UploadState.COMPLETED,
+    WAITS,
     uploads.c.cleaned_at.is_(None),
 )
 JOIN = updated(uploads).where(PIECE, uploads.c.expires_at > now_ms() + span_ms(SPARE))
@@ -71,7 +71,8 @@ FORGET_PARTS = delete(upload_parts).where(
 )
 # Where no size was announced, what has come so far.
 IN_USE = select(func.count(), func.coalesce(func.sum(func.coalesce(uploads.c.size, uploads.c.offset)), 0)).where(
-    uploads.c.tenant == bindparam("tenant"), OPEN
+    uploads.c.tenant == bindparam("tenant"),
+    or_(OPEN, and_(WAITS, uploads.c.cleaned_at.is_(None))),  # a finished piece has a place in the bucket, too
 )
 
 # Whoever uploads has an API key: the first one's row stands for the tenant.
@@ -234,7 +235,8 @@ class UploadQueries(Statements):
         return self._write(FORGET, values).rowcount
 
     def open_uploads(self, tenant: str) -> tuple[int, int]:
-        """How many uploads of the tenant's are open, and how many bytes they have announced, or brought so far."""
+        """How many uploads of the tenant's are open, or wait to be joined, and how many bytes they have announced, or
+        brought so far."""
         count, size = self._read(IN_USE, {"tenant": tenant}).one()
         return int(count), int(size)
 

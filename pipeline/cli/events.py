@@ -38,9 +38,15 @@ def events() -> None:
     settings = settings_of_running()
     configure_logging(settings.log_level, json=settings.log_json)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     services = Services(settings)
+    services.drain.watch()
+
+    def end(*_: object) -> None:
+        stop.set()
+        services.drain.begin()  # of AIRLOCK_QUEUE=inline the flow runs here
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     try:
         run_events(services, stop)
     finally:

@@ -201,6 +201,19 @@ def test_what_is_away_is_waited_for_and_then_all_is_landed(
     assert place.letters() == []
 
 
+def test_what_a_dead_consumer_had_in_hand_comes_to_the_next(make: Callable[..., Place]) -> None:
+    place = make()
+    place.put()
+
+    def in_hand() -> bool:  # received, and then neither deleted nor held on to
+        found = place.server.sqs.receive_message(QueueUrl=place.queue_url, MaxNumberOfMessages=10, VisibilityTimeout=2)
+        return bool(found.get("Messages"))
+
+    until(in_hand, "the event", 60)
+    with receiving(place):
+        place.documents(1)
+
+
 def test_a_message_that_cannot_be_deleted_comes_again_and_changes_nothing(
     make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,3 +166,17 @@ def test_memory_is_flat_however_long_the_upload(deployed: System) -> None:
     small, large = most(16), most(240)
     tus.api.client.close()
     assert large - small < 16
+
+
+@two_stores
+def test_an_upload_that_rests_for_hours_is_nobodys_to_clear_away(over: Tus) -> None:
+    content = content_of(7_000_000)
+    url = over.begin(len(content))
+    assert over.patch(url, 0, content[:6_000_000]).status_code == 204
+    # To a sweeper for whom everything is old.
+    over.api.services.settings = over.api.services.settings.model_copy(update={"orphan_after_seconds": 0.0})
+    for _ in range(2):
+        sweeper.reconcile(over.api.services)
+        sweeper.sweep(over.api.services)
+    assert over.patch(url, 6_000_000, content[6_000_000:]).status_code == 204
+    assert_arrived(url, content, over.api.services)

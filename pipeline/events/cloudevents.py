@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,8 +92,3 @@ def _subject(subject: str | None) -> str | None:
     """`objects/NAME`. In a header it is percent-encoded, if at all, in a way that nobody agrees on; the data has it
     as it is, so this is for events without data."""
     return subject.removeprefix("objects/") if subject is not None and subject.startswith("objects/") else None
-
-
-def as_text(headers: Mapping[str, str]) -> str:
-    """What of the headers makes the event, for whoever reads it later."""
-    return json.dumps({name: value for name, value in sorted(headers.items()) if name.startswith("ce-")})

@@ -13,7 +13,7 @@ from ingest_api import cors, documents, events, health, notifications, objects, 
 from ingest_api.edge import Edge
 from ingest_api.limits import BodyLimit
 from ingest_api.openapi import describe
-from ingest_api.uploads import direct, tus
+from ingest_api.uploads import chunks, direct, tus
 from ingest_api.web import Web
 from pipeline.drain import LAST
 from pipeline.platforms import must_last, platform
@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
             {"name": "operations", "description": "For whoever runs the service."},
         ],
     )
-    for module in (direct, tus, documents, events, notifications, objects, public, reference, tasks, health):
+    for module in (direct, tus, chunks, documents, events, notifications, objects, public, reference, tasks, health):
         app.include_router(module.router)
     problems.install(app)
     cors.allow(app, parts.settings.cors_origins)

@@ -99,7 +99,7 @@ async def one(request: Request, who: Reader, document_id: UUID) -> DocumentDetai
 async def content(request: Request, who: Reader, document_id: UUID) -> RedirectResponse:
     """Only an AVAILABLE document has content; of any other the answer is 409 with its state and reason."""
     web = web_of(request)
-    document = await _available(web, who, document_id)
+    document = await available(web, who, document_id)
     return await _signed(web, document.served)
 
 
@@ -113,7 +113,7 @@ async def content(request: Request, who: Reader, document_id: UUID) -> RedirectR
 async def pdf(request: Request, who: Reader, document_id: UUID) -> RedirectResponse:
     """404 where none was made."""
     web = web_of(request)
-    return await _signed(web, _part(await _available(web, who, document_id), "pdf"))
+    return await _signed(web, _part(await available(web, who, document_id), "pdf"))
 
 
 @router.get(
@@ -125,7 +125,7 @@ async def pdf(request: Request, who: Reader, document_id: UUID) -> RedirectRespo
 async def text(request: Request, who: Reader, document_id: UUID) -> StreamingResponse:
     """UTF-8, streamed from serving. 404 where no text was recognized."""
     web = web_of(request)
-    ref = _part(await _available(web, who, document_id), "text")
+    ref = _part(await available(web, who, document_id), "text")
     pieces = web.services.serving.get(ref)
     # The first piece before the first header: a store that cannot answer is a problem document, not half a text.
     first = await web.threads.bytes(next, pieces, b"")
@@ -209,7 +209,9 @@ async def retry(request: Request, who: Writer, document_id: UUID) -> DocumentOut
     return shown(document)
 
 
-async def _available(web: Web, who: Principal, document_id: UUID) -> Document:
+async def available(web: Web, who: Principal, document_id: UUID) -> Document:
+    """The tenant's document, if it can be downloaded. Raises NotFound, NotAvailable."""
+
     def look() -> Document:
         with web.services.ledger.reading() as tx:
             return tx.document(document_id, tenant=who.tenant)
@@ -238,11 +240,16 @@ def _part(document: Document, name: str) -> ObjectRef:
     return served
 
 
-async def _signed(web: Web, ref: ObjectRef | None) -> RedirectResponse:
+async def signed_url(web: Web, ref: ObjectRef | None) -> str:
+    """A short-lived URL of exactly these bytes. Raises NotFound for none."""
     if ref is None:
         raise NotFound("This document has no content.")
     lives = timedelta(seconds=web.services.settings.download_seconds)
     # In a thread: some clouds sign by asking a server.
-    url = await web.threads.bytes(web.services.serving.sign_get, ref, lives)
+    return await web.threads.bytes(web.services.serving.sign_get, ref, lives)
+
+
+async def _signed(web: Web, ref: ObjectRef | None) -> RedirectResponse:
+    url = await signed_url(web, ref)
     # no-store: the URL is a secret while it lives.
     return RedirectResponse(url, 307, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})

@@ -40,6 +40,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "upload-locked": "Another request is still sending bytes to this upload. Wait a moment, ask for its offset, go on.",
     "type-not-allowed": "The declared media type or the file name's suffix belongs to a type that the policy does not "
     "take: `GET /v1/policy` shows those it does. It was refused before anything was sent.",
+    "no-such-way": "The store behind this service, or the size of this file, does not allow the way in that was asked "
+    "for; `methods` lists those that it does. `/v1/uploads/tus` takes any file on any store.",
     "quota-exceeded": "This tenant has as many uploads or bytes open or stored as its quota allows; `limit` names which. "
     "Finish or delete some, or ask for more.",
     "too-large": "A limit of the policy was passed; `limit` names it and its value, `GET /v1/policy` shows all. "

@@ -100,6 +100,10 @@ def render(error: AirlockError, correlation_id: str) -> Response:
         "detail": f"{error.title}. Quote the correlation id when you ask about it." if ours else error.detail,
         "correlation_id": correlation_id,
     }
+    alike = error.extra.get("_alike")
+    if isinstance(alike, dict):
+        # Where another API is spoken: what its clients look at. `message` is what they show.
+        body |= {**alike, "message": body["detail"]}
     headers = {"Cache-Control": "no-store"}
     challenge = error.extra.get("_challenge")
     if isinstance(challenge, str):

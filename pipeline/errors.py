@@ -21,6 +21,7 @@
     │   └── PlatformLimit 413       platform-limit
     ├── TypeNotAllowed 415          type-not-allowed
     ├── IdempotencyConflict 422     idempotency-conflict
+    ├── NoSuchWay 422               no-such-way
     ├── UploadLocked 423            upload-locked                 retryable
     ├── TooMany 429                 too-many-requests             retryable
     │   └── QuotaExceeded 429       quota-exceeded                retryable
@@ -147,6 +148,10 @@ class TooMany(AirlockError):
 
 class QuotaExceeded(TooMany):
     code, title = "quota-exceeded", "The quota is used up"
+
+
+class NoSuchWay(AirlockError):
+    code, title, status = "no-such-way", "This store takes no uploads in this way", 422
 
 
 class UploadLocked(AirlockError):

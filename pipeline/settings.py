@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     body_limit_bytes: int | None = Field(None, ge=1)  # the largest request that arrives; default: the platform's
     stream_seconds: float | None = Field(None, gt=0)  # how long an event stream lasts; default: the platform's
     upload_seconds: float = Field(86400.0, gt=0)  # how long an upload may stay open without a byte
+    chunk_bytes: int = Field(100 << 20, ge=1)  # in one chunk of a session
     presign_seconds: int = Field(3600, ge=1, le=7200)  # how long a URL lives that a client sends bytes to
     drop_after_seconds: float = Field(
         60.0, ge=0

@@ -55,6 +55,26 @@ def digests_in(headers: Mapping[str, str]) -> list[tuple[str, str, bytes]]:
     return found
 
 
+_SHA256_HEX = re.compile(r"[0-9A-Fa-f]{64}")
+
+
+def sha256_in(value: str, name: str = "sha256") -> str:
+    """A SHA-256 as clients write it (hexadecimal or Base64, perhaps with the algorithm's name in front), in lower-case
+    hexadecimal. Raises BadRequest."""
+    text = re.sub(r"^sha-?256[:=]", "", value.strip(), flags=re.IGNORECASE).strip(":")
+    if _SHA256_HEX.fullmatch(text):
+        return text.lower()
+    try:
+        # Padding is often left away, and URLs have an alphabet of their own.
+        plain = text.rstrip("=").translate(str.maketrans("-_", "+/"))
+        raw = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 32:
+        raise BadRequest(f"{name} is a SHA-256 in hexadecimal or Base64.")
+    return raw.hex()
+
+
 class Checks:
     """What some bytes must hash to. `update` takes them all; `verify` judges."""
 

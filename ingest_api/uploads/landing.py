@@ -43,14 +43,23 @@ class Landing:
     """One file. Without a store the bytes are only counted and hashed, which is what a replay compares."""
 
     def __init__(
-        self, incoming: Incoming, threads: Threads, store: ObjectStore | None, *, limit: int, checks: Checks
+        self,
+        incoming: Incoming,
+        threads: Threads,
+        store: ObjectStore | None,
+        *,
+        limit: int,
+        checks: Checks,
+        refusal: TooLarge | None = None,
     ) -> None:
+        """`refusal` is raised past the limit, where it is another one than the policy's."""
         self.incoming = incoming
         self.size = 0
         self.stat: ObjectStat | None = None
         self._threads = threads
         self._store = store
         self._limit = limit
+        self._refusal = refusal or too_large(limit)
         self._checks = checks
         self._sha256 = hashlib.sha256()
         self._writer: ObjectWriter | None = None
@@ -74,7 +83,7 @@ class Landing:
         """Take some bytes. Raises TooLarge as soon as the limit is passed, StoreError."""
         self.size += len(chunk)
         if self.size > self._limit:
-            raise too_large(self._limit)
+            raise self._refusal
         self._piece.append(chunk)
         self._piece_size += len(chunk)
         if self._piece_size >= PIECE:
@@ -148,5 +157,10 @@ class Landing:
 
 def too_large(limit: int, what: str = "bytes") -> TooLarge:
     """The refusal that names the limit."""
-    unit = {"bytes": "bytes in one file", "files": "files in one request", "form_bytes": "bytes in one form"}
+    unit = {
+        "bytes": "bytes in one file",
+        "files": "files in one request",
+        "form_bytes": "bytes in one form",
+        "body_bytes": "bytes in this body",
+    }
     return TooLarge(f"The limit is {limit} {unit.get(what, what)}.", limit={"name": what, "value": limit})

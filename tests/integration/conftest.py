@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.api_server import Api, serving
+from tests.integration.chunks import Chunks
 from tests.integration.tus import Tus
 
 _NUMBERS = itertools.count(1)
@@ -34,6 +35,17 @@ def tus(tus_server: Api) -> Iterator[Tus]:
     mine = tus_server.as_tenant(f"tenant-{next(_NUMBERS)}")
     try:
         yield Tus(mine)
+    finally:
+        mine.client.close()
+
+
+@pytest.fixture
+def chunks(tus_server: Api) -> Iterator[Chunks]:
+    """A new tenant's client of chunk sessions."""
+    tus_server.bell.rung.clear()
+    mine = tus_server.as_tenant(f"tenant-{next(_NUMBERS)}")
+    try:
+        yield Chunks(mine)
     finally:
         mine.client.close()
 

@@ -83,6 +83,8 @@ def test_every_snippet_does_what_it_says(stack: tuple[str, System], tmp_path: Pa
         "AIRLOCK_API_KEY": made.key,
         "TENANT": "acme",
         "VAR": made.environment["AIRLOCK_VAR_DIR"],
+        "S3_ENDPOINT": made.environment.get("AIRLOCK_QUARANTINE_URL", "").partition("endpoint=")[2].partition("&")[0],
+        "QUARANTINE": made.services.quarantine.bucket,
     }
     for page, script in snippets(kind):
         (tmp_path / ".venv").mkdir(exist_ok=True)

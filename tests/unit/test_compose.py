@@ -82,13 +82,13 @@ def test_each_variable_of_compose_is_explained_in_the_example() -> None:
 
 
 def test_no_secret_has_a_default_or_a_value() -> None:
-    for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "S3_SECRET_KEY"):
+    for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "S3_SECRET_KEY", "EVENT_SECRET"):
         assert re.search(rf"^{name}=$", EXAMPLE, re.MULTILINE)
         assert not re.search(rf"\$\{{{name}(:?-|\}})", COMPOSE), f"{name} can be left out"
 
 
 def test_the_settings_of_compose_can_be_used(compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r", "S3_SECRET_KEY": "s"}
+    values = {"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r", "S3_SECRET_KEY": "s", "EVENT_SECRET": "e" * 32}
     for name, text in compose["services"]["api"]["environment"].items():
         monkeypatch.setenv(name, expand(str(text), values))
     settings = Settings()

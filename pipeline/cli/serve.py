@@ -28,6 +28,7 @@ def serve(
     """Serve the API."""
     import uvicorn
 
+    from pipeline.heap import give_back_large_buffers
     from pipeline.settings import QueueKind
     from pipeline.telemetry import configure_logging
 
@@ -38,6 +39,7 @@ def serve(
         os.environ["AIRLOCK_PORT"] = str(port)
     settings = settings_of_api()
     configure_logging(settings.log_level, json=settings.log_json)
+    give_back_large_buffers()
     uvicorn.run(
         APP,
         factory=True,
@@ -52,7 +54,9 @@ def serve(
         server_header=False,
         proxy_headers=False,  # X-Forwarded-* can be sent by anybody
         # An event stream never ends by itself; what runs the flow in its request ends when that is drained.
-        timeout_graceful_shutdown=5 if settings.queue is QueueKind.CELERY else max(5, math.ceil(settings.drain_seconds)),
+        timeout_graceful_shutdown=5
+        if settings.queue is QueueKind.CELERY
+        else max(5, math.ceil(settings.drain_seconds)),
     )
 
 
@@ -65,11 +69,11 @@ def settings_of_api() -> Settings:
 
 def worker(
     queues: Annotated[str | None, typer.Option(help="Lanes, by commas: inspect,ocr. Default: AIRLOCK_LANES.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Documents at once. Default: one a core.")] = None,
-) -> None:
     takes: Annotated[
         str | None, typer.Option(help="all, singles (of tenants with few on their way) or bulk. Default: AIRLOCK_TAKES.")
     ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Documents at once. Default: one a core.")] = None,
+) -> None:
     """Take documents on their way."""
     from pipeline.queue.celery import run_worker
 

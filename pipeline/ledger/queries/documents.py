@@ -52,12 +52,12 @@ class DocumentQueries(Statements):
             raise BadRequest("a page has at least one document")
         query = _filtered(filters)
         if cursor is not None:
-            at, document_id = _open_cursor(cursor)
+            at, document_id = open_cursor(cursor)
             earlier = and_(documents.c.created_at == at, documents.c.id < document_id)
             # The first condition follows from the second, but only the first can bound a search of the index.
             query = query.where(documents.c.created_at <= at, or_(documents.c.created_at < at, earlier))
         rows = self._read(query.limit(limit + 1)).all()
-        following = _cursor(rows[limit - 1]) if len(rows) > limit else None
+        following = cursor_of(rows[limit - 1]) if len(rows) > limit else None
         return self._with_parts(rows[:limit]), following
 
     def verdicts(self, document_id: UUID) -> list[VerdictRecord]:
@@ -95,11 +95,13 @@ def _filtered(filters: Filters) -> Select[Any]:
     return query.order_by(documents.c.created_at.desc(), documents.c.id.desc())
 
 
-def _cursor(row: Any) -> str:
+def cursor_of(row: Any) -> str:
+    """Where a page ends: a row's time and id."""
     return base64.urlsafe_b64encode(row.created_at.to_bytes(8, "big") + row.id.bytes).decode("ascii")
 
 
-def _open_cursor(cursor: str) -> tuple[int, UUID]:
+def open_cursor(cursor: str) -> tuple[int, UUID]:
+    """Time (ms) and id in a cursor. BadRequest: it is not ours."""
     try:
         raw = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error) as error:

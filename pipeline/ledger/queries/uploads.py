@@ -14,6 +14,7 @@ from pipeline.ledger.chain import plain
 from pipeline.ledger.clock import now_ms, span_ms
 from pipeline.ledger.models import api_keys, documents, upload_parts, uploads
 from pipeline.ledger.queries.base import Statements, chunks, locking, updated
+from pipeline.ledger.queries.feeding import origin_of
 from pipeline.ledger.rows import Columns, upload_of
 from pipeline.states import State
 
@@ -114,6 +115,7 @@ class UploadQueries(Statements):
             "correlation_id": upload.correlation_id,
             "created_at": now,
             "expires_at": now + span_ms(expires_in),
+            "origin": _origin(upload),
         }
         self._write_once(insert(uploads), row, ObjectExists("there is an upload with this id already"))
         return self.upload(upload.id)
@@ -252,3 +254,11 @@ class UploadQueries(Statements):
     def has_key(self, tenant: str) -> bool:
         """Whether anybody can ask for this tenant's documents."""
         return self._read(ANY_KEY, {"tenant": tenant}).first() is not None
+
+
+def _origin(upload: Upload) -> str | None:
+    """Where a drop lay, so that it is found by that once its object is gone."""
+    match upload.method, upload.details.get("sources"):
+        case UploadMethod.DROP, [{"key": str(key)}, *_]:
+            return origin_of(key)
+    return None

@@ -13,7 +13,6 @@ from google.auth import credentials as google_credentials
 from google.auth.transport.requests import Request
 from google.cloud import storage
 from google.cloud.storage import Blob
-from google.cloud.storage.retry import DEFAULT_RETRY
 
 from pipeline.errors import (
     ChecksumMismatch,
@@ -25,14 +24,13 @@ from pipeline.errors import (
 )
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat, SignedPut
 from pipeline.storage.gcs_errors import translated
-from pipeline.storage.gcs_writer import MARK, PART, GCSWriter, dress
+from pipeline.storage.gcs_resumable import GCSResumable
+from pipeline.storage.gcs_writer import CALL, MARK, PART, GCSWriter, dress
 from pipeline.storage.pages import GCSPages
 from pipeline.storage.streams import Body, bound, digest_of, window
 
 _PLAIN = ObjectHeaders()
 _GENERATION = re.compile(r"[1-9][0-9]{0,18}")
-# Every call says in its conditions what it expects to find, so each may be asked again.
-_CALL: dict[str, Any] = {"timeout": (3, 30), "retry": DEFAULT_RETRY.with_timeout(30)}
 
 
 def open_gcs(bucket: str, *, endpoint: str | None = None) -> GCSStore:
@@ -42,7 +40,7 @@ def open_gcs(bucket: str, *, endpoint: str | None = None) -> GCSStore:
     return GCSStore(client, bucket, endpoint=endpoint)
 
 
-class GCSStore(GCSPages):
+class GCSStore(GCSPages, GCSResumable):
     """One bucket. `endpoint`, where it is not Google's own, is also what signed URLs lead to."""
 
     def __init__(self, client: storage.Client, bucket: str, *, endpoint: str | None = None) -> None:
@@ -53,13 +51,13 @@ class GCSStore(GCSPages):
 
     def create(self, key: str, headers: ObjectHeaders = _PLAIN, *, size: int | None = None) -> GCSWriter:
         """See ObjectStore. A taken key shows at commit: asking first would cost a request for each upload."""
-        return GCSWriter(self._bucket.blob(key), headers, self._stat, **_CALL)
+        return GCSWriter(self._bucket.blob(key), headers, self._stat, **CALL)
 
     def get(self, ref: ObjectRef, start: int = 0, end: int | None = None) -> Body:
         """See ObjectStore. One request a part: a break is asked for again, and the generation holds them together."""
         blob = self._pinned(ref)
         with translated():
-            blob.reload(**_CALL)
+            blob.reload(**CALL)
         at, end = window(int(blob.size or 0), start, end)
         position, held = at, io.BytesIO()
 
@@ -69,7 +67,7 @@ class GCSStore(GCSPages):
             if not piece:
                 with translated():  # raw: bytes as they lie there, even if somebody called them gzip
                     part = blob.download_as_bytes(
-                        start=position, end=min(position + PART, end) - 1, raw_download=True, checksum=None, **_CALL
+                        start=position, end=min(position + PART, end) - 1, raw_download=True, checksum=None, **CALL
                     )
                 position += len(part)
                 held = io.BytesIO(part)
@@ -82,15 +80,13 @@ class GCSStore(GCSPages):
         """See ObjectStore."""
         blob = self._bucket.blob(key) if version is None else self._pinned(ObjectRef(self.bucket, key, version))
         with translated():
-            blob.reload(**_CALL)
+            blob.reload(**CALL)
         return self._stat(blob)
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectStat]:
         """See ObjectStore."""
         with translated():
-            for blob in self.client.list_blobs(
-                self._bucket, prefix=prefix or None, start_offset=after or None, **_CALL
-            ):
+            for blob in self.client.list_blobs(self._bucket, prefix=prefix or None, start_offset=after or None, **CALL):
                 if blob.name > after:
                     yield self._stat(blob)
 
@@ -98,7 +94,7 @@ class GCSStore(GCSPages):
         """See ObjectStore."""
         try:
             with translated():
-                self._pinned(ref).delete(if_generation_match=int(ref.version), **_CALL)
+                self._pinned(ref).delete(if_generation_match=int(ref.version), **CALL)
         except (ObjectNotFound, PreconditionFailed):
             return False
         return True
@@ -128,7 +124,7 @@ class GCSStore(GCSPages):
         while True:  # a large object takes several calls, each of which goes on from the last one's token
             with translated():
                 token, _, _ = target.rewrite(
-                    source, token=token, if_generation_match=0, if_source_generation_match=generation, **_CALL
+                    source, token=token, if_generation_match=0, if_source_generation_match=generation, **CALL
                 )
             if token is None:
                 return
@@ -184,7 +180,7 @@ class GCSStore(GCSPages):
         """See ObjectStore. Lists one object, which asks for no more rights than the service needs anyway."""
         try:
             with translated():
-                next(iter(self.client.list_blobs(self._bucket, max_results=1, **_CALL)), None)
+                next(iter(self.client.list_blobs(self._bucket, max_results=1, **CALL)), None)
         except ObjectNotFound:
             raise Misconfigured(f"The bucket {self.bucket!r} is not there.") from None
 
@@ -192,7 +188,7 @@ class GCSStore(GCSPages):
         """See Provisionable."""
         try:
             with translated():
-                self.client.create_bucket(self._bucket, **_CALL)
+                self.client.create_bucket(self._bucket, **CALL)
         except StoreError as error:
             if " 409" not in error.detail:
                 raise

@@ -11,11 +11,14 @@ from typing import Any, Self
 
 from google.cloud.storage import Blob
 from google.cloud.storage.fileio import BlobWriter
+from google.cloud.storage.retry import DEFAULT_RETRY
 
 from pipeline.errors import AirlockError, ObjectExists, ObjectNotFound, PreconditionFailed
 from pipeline.storage.base import ObjectHeaders, ObjectStat
 from pipeline.storage.gcs_errors import translated
 
+# Every call says in its conditions what it expects to find, so each may be asked again.
+CALL: dict[str, Any] = {"timeout": (3, 30), "retry": DEFAULT_RETRY.with_timeout(30)}
 PART = 8 << 20  # a multiple of 256 KiB; up to here the SDK sends a single request
 # Our own mark in an object's metadata, never shown: by it a writer knows its object again when a reply was lost, and
 # after a resumable upload, whose reply the SDK keeps to itself.

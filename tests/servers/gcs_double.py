@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tests.servers.gcs_objects import Buckets, Held, Refused
+from tests.servers.gcs_sessions import Sessions
 
 AUDIENCE = "https://oauth2.googleapis.com/token"  # whatever the key file's token_uri says
 ACCOUNT = "airlock@tests.iam.gserviceaccount.com"
@@ -38,6 +39,7 @@ class GCSDouble:
     endpoint: str
     key_file: Path
     buckets: Buckets
+    sessions: Sessions
 
     def environment(self) -> dict[str, str]:
         """What the SDK reads its credentials from."""
@@ -53,8 +55,11 @@ def gcs_double(folder: Path) -> Iterator[GCSDouble]:
     """Serve until the block ends. The service account's key is made here, and is worth nothing anywhere else."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
+    objects = Buckets()
+
     class Door(_Door):
-        buckets = Buckets()
+        buckets = objects
+        sessions = Sessions(objects)
         public = key.public_key()
         tokens = set()  # noqa: RUF012 - one class a server
 
@@ -78,7 +83,7 @@ def gcs_double(folder: Path) -> Iterator[GCSDouble]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            yield GCSDouble(endpoint, key_file, Door.buckets)
+            yield GCSDouble(endpoint, key_file, Door.buckets, Door.sessions)
         finally:
             server.shutdown()
             thread.join()
@@ -86,6 +91,7 @@ def gcs_double(folder: Path) -> Iterator[GCSDouble]:
 
 class _Door(BaseHTTPRequestHandler):
     buckets: Buckets
+    sessions: Sessions
     public: rsa.RSAPublicKey
     tokens: set[str]
     protocol_version = "HTTP/1.1"
@@ -100,6 +106,8 @@ class _Door(BaseHTTPRequestHandler):
         try:
             if url.path == "/token":
                 return self._token(body)
+            if url.path.startswith("/upload/storage/v1/") and "upload_id" in query:
+                return self._resume(query["upload_id"], body)
             if url.path.startswith(("/storage/v1/", "/upload/storage/v1/", "/download/storage/v1/")):
                 if self.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
                     return self._answer(401, {"error": {"code": 401, "message": "no such token"}})
@@ -143,6 +151,9 @@ class _Door(BaseHTTPRequestHandler):
             case "DELETE", ["b", bucket, "o", key]:
                 self.buckets.remove(bucket, key, query.get("generation"), query.get("ifGenerationMatch"))
                 self._answer(204)
+            case "POST", ["b", bucket, "o", key, "compose"]:
+                made = self.buckets.compose(bucket, key, json.loads(body), query.get("ifGenerationMatch"))
+                self._answer(200, made.answer())
             case "POST", ["b", bucket, "o", key, "rewriteTo", "b", other, "o", target]:
                 resource = json.loads(body) if body else {}
                 self._answer(200, self.buckets.rewrite((bucket, key), (other, target), query, resource))
@@ -153,13 +164,13 @@ class _Door(BaseHTTPRequestHandler):
         size = min(int(query.get("maxResults", "10")), 10)  # small pages, so that every listing has several
         start, after = query.get("startOffset", ""), query.get("pageToken", "")
         found = [
-            held.answer()
+            held
             for key, held in sorted(self.buckets.bucket(bucket).items())
             if key.startswith(query.get("prefix", "")) and key >= start and key > after
         ]
-        page: dict[str, Any] = {"kind": "storage#objects", "items": found[:size]}
+        page: dict[str, Any] = {"kind": "storage#objects", "items": [held.answer() for held in found[:size]]}
         if len(found) > size:
-            page["nextPageToken"] = found[size - 1]["name"]
+            page["nextPageToken"] = found[size - 1].key
         self._answer(200, page)
 
     def _upload(self, bucket: str, query: dict[str, str], body: bytes) -> None:
@@ -171,35 +182,21 @@ class _Door(BaseHTTPRequestHandler):
             content = rest.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n" + boundary + b"--")
             resource = json.loads(described)
             self._answer(200, self.buckets.put(bucket, resource["name"], content, resource, condition).answer())
-        elif self.command == "POST":
-            session = secrets.token_hex(8)
-            resource = json.loads(body)
-            resource.setdefault("contentType", self.headers.get("X-Upload-Content-Type"))
-            self.buckets.sessions[session] = {"resource": resource, "body": bytearray(), "match": condition}
+        elif query["uploadType"] == "resumable":
+            session = self.sessions.begin(bucket, json.loads(body), condition, self.headers)
             place = f"http://{self.headers['Host']}{urlsplit(self.path).path}"
             where = f"{place}?{urlencode({'uploadType': 'resumable', 'upload_id': session})}"
             self._answer(200, None, {"Location": where})
-        else:
-            self._resume(bucket, query["upload_id"], body)
 
-    def _resume(self, bucket: str, session: str, body: bytes) -> None:
-        state = self.buckets.sessions.get(session)
-        if state is None:
-            raise Refused(404)
+    def _resume(self, session: str, body: bytes) -> None:
+        """No token is needed: the URL is one."""
+        allowed = {"Access-Control-Allow-Origin": origin} if (origin := self.sessions.find(session).origin) else {}
         if self.command == "DELETE":
-            del self.buckets.sessions[session]
-            return self._answer(499)
-        span, _, total = self.headers["Content-Range"].removeprefix("bytes ").partition("/")
-        if span != "*":
-            if int(span.partition("-")[0]) != len(state["body"]):
-                raise Refused(400)
-            state["body"] += body
-        if total == "*" or int(total) != len(state["body"]):
-            return self._answer(308, None, {"Range": f"bytes=0-{len(state['body']) - 1}"} if state["body"] else {})
-        del self.buckets.sessions[session]
-        resource = state["resource"]
-        made = self.buckets.put(bucket, resource["name"], bytes(state["body"]), resource, state["match"])
-        return self._answer(200, made.answer())
+            return self.sessions.end(session)
+        reached = self.sessions.send(session, body, self.headers)
+        if isinstance(reached, Held):
+            return self._answer(200, reached.answer(), allowed)
+        return self._answer(308, None, allowed | ({"Range": f"bytes=0-{reached - 1}"} if reached else {}))
 
     def _signed(self, path: str, query: dict[str, str], body: bytes) -> None:
         """The XML API, for signed URLs only."""

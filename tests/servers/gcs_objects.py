@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import google_crc32c
@@ -32,6 +33,15 @@ class Held:
     body: bytes
     resource: Mapping[str, Any]  # what the client set: contentType, contentDisposition, metadata
     updated: str
+    components: int = 0  # of a composed object, which has no MD5
+
+    @cached_property
+    def _md5(self) -> str:
+        return base64.b64encode(hashlib.md5(self.body).digest()).decode()
+
+    @cached_property
+    def _crc32c(self) -> str:
+        return base64.b64encode(google_crc32c.value(self.body).to_bytes(4, "big")).decode()
 
     def answer(self) -> dict[str, Any]:
         """The object's resource, as the JSON API shows it."""
@@ -45,8 +55,9 @@ class Held:
             "updated": self.updated,
             "timeCreated": self.updated,
             "etag": f"etag{self.generation}",
-            "md5Hash": base64.b64encode(hashlib.md5(self.body).digest()).decode(),
-            "crc32c": base64.b64encode(google_crc32c.value(self.body).to_bytes(4, "big")).decode(),
+            "crc32c": self._crc32c,
+            **({"componentCount": self.components} if self.components else
+               {"md5Hash": self._md5}),
             **{name: self.resource[name] for name in ("contentType", "contentDisposition", "metadata")
                if self.resource.get(name)},
         }  # fmt: skip
@@ -58,7 +69,6 @@ class Buckets:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.objects: dict[str, dict[str, Held]] = {}
-        self.sessions: dict[str, dict[str, Any]] = {}
         self.rewrites: dict[str, int] = {}
         self._generations = itertools.count(1_700_000_000_000_001)
 
@@ -75,7 +85,9 @@ class Buckets:
             raise Refused(404)
         return self.objects[bucket]
 
-    def put(self, bucket: str, key: str, body: bytes, resource: Mapping[str, Any], match: str | None) -> Held:
+    def put(
+        self, bucket: str, key: str, body: bytes, resource: Mapping[str, Any], match: str | None, components: int = 0
+    ) -> Held:
         """A new generation, 412 where the condition does not hold, 400 where the bytes are not those announced."""
         with self.lock:
             objects = self.bucket(bucket)
@@ -83,7 +95,7 @@ class Buckets:
             if match is not None and match != str(there.generation if there else 0):
                 raise Refused(412)
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            held = Held(bucket, key, next(self._generations), body, resource, now)
+            held = Held(bucket, key, next(self._generations), body, resource, now, components)
             if resource.get("crc32c") not in (None, held.answer()["crc32c"]):
                 raise Refused(400)
             objects[key] = held
@@ -117,3 +129,18 @@ class Buckets:
             kept = resource or held.resource
             made = self.put(*target, held.body, {**kept, "crc32c": None}, query.get("ifGenerationMatch"))
             return {"done": True, "totalBytesRewritten": size, "objectSize": size, "resource": made.answer()}
+
+    def compose(self, bucket: str, key: str, request: Mapping[str, Any], match: str | None) -> Held:
+        """Join, 1 to 32 at once: 404 where a generation is gone, 412 where a condition does not hold."""
+        with self.lock:
+            if not 1 <= len(request["sourceObjects"]) <= 32:
+                raise Refused(400)
+            sources = []
+            for each in request["sourceObjects"]:
+                held = self.find(bucket, each["name"])
+                if each.get("objectPreconditions", {}).get("ifGenerationMatch") not in (None, held.generation):
+                    raise Refused(412)
+                sources.append(self.find(bucket, each["name"], str(each.get("generation") or held.generation)))
+            components = sum(max(1, held.components) for held in sources)
+            body = b"".join(held.body for held in sources)
+            return self.put(bucket, key, body, {**request["destination"], "crc32c": None}, match, components)

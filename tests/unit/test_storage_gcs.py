@@ -21,7 +21,7 @@ def test_a_forgotten_writer_shows_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         store.ensure_bucket()
         writer = store.create("key")
         writer.write(bytes(PART + 1))
-        assert len(double.buckets.sessions) == 1
+        assert len(double.sessions) == 1
         del writer
         gc.collect()
         with pytest.raises(ObjectNotFound):

@@ -70,7 +70,8 @@ def settings_of_api() -> Settings:
 def worker(
     queues: Annotated[str | None, typer.Option(help="Lanes, by commas: inspect,ocr. Default: AIRLOCK_LANES.")] = None,
     takes: Annotated[
-        str | None, typer.Option(help="all, singles (of tenants with few on their way) or bulk. Default: AIRLOCK_TAKES.")
+        str | None,
+        typer.Option(help="all, singles (of tenants with few on their way) or bulk. Default: AIRLOCK_TAKES."),
     ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Documents at once. Default: one a core.")] = None,
 ) -> None:

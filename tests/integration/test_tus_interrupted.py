@@ -66,6 +66,7 @@ def test_a_chunk_with_a_checksum_that_breaks_off_is_discarded(tus: Tus) -> None:
     assert tus.patch(url, 0, content[:10]).status_code == 204
     with tus.connect(url, 10, len(content) - 10, Upload_Checksum="sha1 " + "A" * 27 + "=") as sock:
         sock.sendall(content[10 : 2 * PIECE])
+        until(lambda: not tus.is_free(url), "it is held", 20)
     tus.wait_until_free(url)
     assert tus.offset(url) == 10
     finish(tus, url, content)
@@ -96,6 +97,22 @@ def test_a_slow_client_keeps_its_lock_and_is_acknowledged_on_the_way(tus: Tus, m
         problem(tus.patch(url, 0, b""), 423, "upload-locked")
     tus.wait_until_free(url)
     assert tus.offset(url) == 20
+
+
+def test_the_last_byte_counts_only_if_nothing_follows_it(tus: Tus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tus_append, "NOTE_SECONDS", -1.0)
+    monkeypatch.setattr(appending, "NOTE_SECONDS", -1.0)
+    url = tus.begin(5)
+    with tus.connect(url, 0, None) as sock:
+        sock.sendall(b"4\r\nhell\r\n")
+        until(lambda: tus.offset(url) == 4, "what came is acknowledged at once", 20)
+        sock.sendall(b"1\r\no\r\n")
+        assert {tus.offset(url) for _ in range(20)} == {4}  # but not the last byte
+        sock.sendall(b"1\r\n!\r\n")
+        assert status_of(sock) == 413
+    assert tus.offset(url) == 4
+    assert tus.api.documents() == []
+    finish(tus, url, b"hello")
 
 
 def test_who_comes_back_over_a_new_connection_need_not_wait_for_the_old_one(

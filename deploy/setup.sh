@@ -9,7 +9,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 RUN_PACKAGES="redis-server clamav-daemon clamav-freshclam tesseract-ocr tesseract-ocr-eng libmagic1"
-TEST_PACKAGES="openssl postgresql mariadb-server rabbitmq-server clamdscan clamav-testfiles tesseract-ocr-osd tesseract-ocr-chi-tra tesseract-ocr-chi-sim chromium curl awscli"
+TEST_PACKAGES="openssl shellcheck postgresql mariadb-server rabbitmq-server clamdscan clamav-testfiles tesseract-ocr-osd tesseract-ocr-chi-tra tesseract-ocr-chi-sim chromium curl awscli"
 
 say() { printf '%s\n' "$*" >&2; }
 stop() { say "$*"; exit 1; }

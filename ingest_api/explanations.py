@@ -46,8 +46,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "Finish or delete some, or ask for more.",
     "too-large": "A limit of the policy was passed; `limit` names it and its value, `GET /v1/policy` shows all. "
     "Nothing was kept.",
-    "platform-limit": "The platform that this service runs on takes no larger request, whatever the policy allows. Send the "
-    "file straight to the bucket: `POST /v1/uploads` answers with what to do; `limit` names the bytes.",
+    "platform-limit": "The platform that this service runs on takes no larger request, whatever the policy allows. Send "
+    "the file straight to the bucket: `POST /v1/uploads` answers with what to do; `limit` names the bytes.",
     "stalled": "Nothing was received for a while in the middle of an upload. Nothing was kept; send it again.",
     "head-too-large": "The request line and the headers together are larger than any that this service needs.",
     "head-too-slow": "The headers of a request did not arrive in time.",

@@ -66,13 +66,16 @@ class Health:
             "quarantine": lambda: _pinged(self._services.quarantine.ping),
             "serving": lambda: _pinged(self._services.serving.ping),
             "queue": lambda: _pinged(self._services.queue.ping),
-            "scanner": self._scanner,
         }
+        if self._services.settings.scans:
+            ask["scanner"] = self._scanner
         answers = await asyncio.gather(*(self._part(name, call) for name, call in ask.items()))
         return dict(zip(ask, answers, strict=True))
 
-    async def scanner(self) -> tuple[Fitness, float | None]:
-        """The scanner's fitness and the age of its signatures in seconds, at most SCANNER_KEPT old."""
+    async def scanner(self) -> tuple[Fitness | None, float | None]:
+        """The scanner's fitness and the age of its signatures in seconds, at most SCANNER_KEPT old. None: not here."""
+        if not self._services.settings.scans:
+            return None, None
         await self._part("scanner", self._scanner)
         fitness = self._fitness or Fitness("clamav", fit=False, problems=("It did not answer yet.",))
         built = fitness.engine.signatures_at if fitness.engine else None

@@ -118,9 +118,10 @@ def _family(name: str, text: str, label: str, values: Mapping[str, float]) -> Me
     return family
 
 
-def scraped(services: Services, own: Metrics, fitness: Fitness, age_seconds: float | None) -> bytes:
+def scraped(services: Services, own: Metrics, fitness: Fitness | None, age_seconds: float | None) -> bytes:
     """What a scrape reads, in `CONTENT_TYPE`. Asks the ledger: blocks."""
     scanner, ledger = CollectorRegistry(), CollectorRegistry()
-    scanner.register(ScannerNumbers(fitness, age_seconds))
+    if fitness is not None:
+        scanner.register(ScannerNumbers(fitness, age_seconds))
     ledger.register(LedgerNumbers(services))
     return b"".join(generate_latest(registry) for registry in (own.registry, scanner, ledger))

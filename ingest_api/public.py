@@ -15,6 +15,7 @@ from ingest_api.pages import inline, page
 from ingest_api.problems import catalogue
 from ingest_api.web import Web, web_of
 from pipeline.errors import NotFound
+from scanners.base import Fitness
 
 router = APIRouter()
 
@@ -24,13 +25,7 @@ async def landing(request: Request) -> HTMLResponse:
     """What this is, and the first upload."""
     web = web_of(request)
     fitness, _ = await web.health.scanner()
-    alarm = "".join(
-        f'<p class="alarm" role="alert">{html.escape(warning)}</p>' for warning in fitness.warnings
-    ) + "".join(
-        f'<p class="note" role="status">Uploads are kept, and wait: {html.escape(problem)}</p>'
-        for problem in fitness.problems
-        if not fitness.fit
-    )
+    alarm = _alarm(fitness) if fitness is not None else ""
     base = html.escape(web.services.settings.base_url)
     return page(
         "Airlock",
@@ -51,6 +46,16 @@ curl -L -OJ -H "Authorization: Bearer $AIRLOCK_API_KEY" {base}/v1/documents/ID/c
 <li><a href="/v1/policy">What is accepted</a></li><li><a href="/problems">What each error means</a></li>
 <li><a href="/.well-known/airlock-receipt-keys.json">The keys that clearance receipts are signed with</a></li>
 <li><a href="/readyz">Is everything working?</a></li></ul>""",
+    )
+
+
+def _alarm(fitness: Fitness) -> str:
+    return "".join(
+        f'<p class="alarm" role="alert">{html.escape(warning)}</p>' for warning in fitness.warnings
+    ) + "".join(
+        f'<p class="note" role="status">Uploads are kept, and wait: {html.escape(problem)}</p>'
+        for problem in fitness.problems
+        if not fitness.fit
     )
 
 

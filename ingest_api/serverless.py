@@ -3,7 +3,8 @@
     application()         the ASGI application                                Vercel
     handler(event, ...)   HTTP: API Gateway (HTTP API) and function URLs      Lambda
     work(event, ...)      a batch of SQS: document ids, and S3's events       Lambda
-    sweep(event, ...)     a clock (EventBridge Scheduler)                     Lambda
+    sweep(event, ...)     a clock (EventBridge)                               Lambda
+    migrate(event, ...)   whoever deploys: the database's newest revision     Lambda
 
 Everything is made once an instance, on the first call, and lives as long as the instance does; between two calls it is
 frozen. What must not be lost lies in the ledger and the buckets.
@@ -173,3 +174,10 @@ def sweep(event: Mapping[str, Any], context: object) -> dict[str, int]:
     from pipeline import sweeper
 
     return sweeper.once(_services(), thorough=event.get("thorough") is not False)
+
+
+def migrate(event: Mapping[str, Any], context: object) -> dict[str, str | None]:
+    """Bring the database to the newest revision. Of several that do it at once one does."""
+    ledger = _services().ledger
+    ledger.upgrade()
+    return {"revision": ledger.revision()[0]}

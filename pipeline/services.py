@@ -116,6 +116,8 @@ class Services:
         """The antivirus engine."""
         from scanners.clamav import ClamAV
 
+        if not self.settings.scans:
+            raise Misconfigured("AIRLOCK_CLAMD_URL is none: this process scans nothing, and cannot take documents on.")
         return ClamAV(
             self.settings.clamd_url,
             timeout=self.settings.clamd_timeout,

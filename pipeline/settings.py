@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     dispatch_singles: int = Field(4, ge=1)  # documents of a tenant on their way before the next counts as one of many
     dispatch_window: int = Field(64, ge=0)  # documents of a tenant in the broker at once, of many; 0: all of them
 
-    clamd_url: str = "unix:///run/clamav/clamd.ctl"  # or tcp://host:3310
+    clamd_url: str = "unix:///run/clamav/clamd.ctl"  # or tcp://host:3310; none: this process scans nothing
     clamd_conf: Path | None = None  # where clamd's configuration can be read, its limits are compared with ours
     clamd_max_file_bytes: int = Field(100 << 20, gt=0)  # clamd's MaxFileSize, where its configuration cannot be read
     clamd_timeout: float = Field(120.0, gt=0)  # seconds for one sample
@@ -119,6 +119,11 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return frozenset(each.strip() for each in value.split(",") if each.strip())
+
+    @cached_property
+    def scans(self) -> bool:
+        """Whether this process may look into files at all; one that only takes and serves them need not."""
+        return self.clamd_url != "none"
 
     @cached_property
     def body_limit(self) -> int | None:

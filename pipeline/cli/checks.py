@@ -133,6 +133,8 @@ def _events(services: Services) -> Finding:
 
 
 def _clamav(services: Services) -> Finding:
+    if not services.settings.scans:
+        return Finding("clamav", "not here: other processes scan")
     return _fitness("clamav", services.clamav.check())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from pipeline.errors import LedgerUnavailable, QueueUnavailable
+from pipeline.errors import LedgerUnavailable, Misconfigured, QueueUnavailable
 from pipeline.ledger.session import Ledger
 from pipeline.settings import Environment
 from tests.integration.api_server import Api, serving
@@ -125,3 +125,13 @@ def test_public_pages_need_no_key_and_run_nothing(api: Api) -> None:
         assert (key["kty"], key["crv"], "d" in key) == ("OKP", "Ed25519", False)
         assert "Nothing was kept" in nobody.get("/problems/too-large").text
         assert json.loads(nobody.get("/openapi.json").text)["info"]["title"] == "Airlock"
+
+
+def test_a_process_that_scans_nothing_says_nothing_of_scanners(tmp_path: Path) -> None:
+    with serving(tmp_path, clamd_url="none") as own, own.make_client("") as client:
+        ready = client.get("/readyz", params={"all": "true"})
+        assert (ready.status_code, "scanner" in ready.json()["parts"]) == (200, False)
+        assert "airlock_scanner" not in client.get("/metrics").text
+        assert "Uploads are kept, and wait" not in client.get("/").text
+        with pytest.raises(Misconfigured, match="scans nothing"):
+            _ = own.services.gate

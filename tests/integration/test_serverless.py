@@ -316,3 +316,8 @@ def test_a_clock_sweeps(functions: Functions) -> None:
     assert "adopted" not in found
     assert [record["body"] for record in functions.received()] == [str(document_id)]
     assert "adopted" in serverless.sweep({}, CONTEXT)
+
+
+def test_whoever_deploys_migrates(functions: Functions) -> None:
+    newest = functions.world.services.ledger.revision()[1]
+    assert serverless.migrate({}, CONTEXT) == {"revision": newest}

@@ -50,7 +50,7 @@ def parses(arguments: list[str]) -> None:
 
 def test_each_service_runs_a_command_that_there_is(compose: dict[str, Any]) -> None:
     commands = {name: service["command"] for name, service in ours(compose).items()}
-    assert commands.keys() == {"api", "worker", "bulk-worker", "ocr-worker", "beat", "migrate", "buckets"}
+    assert commands.keys() == {"api", "worker", "bulk-worker", "ocr-worker", "beat", "events", "migrate", "buckets"}
     for command in commands.values():
         parses(command)
     with pytest.raises(Exception, match="--queue"):
@@ -115,7 +115,7 @@ def test_each_health_check_can_be_asked(compose: dict[str, Any]) -> None:
         if service["image"] == "airlock":
             assert check["test"][1] == "airlock"
             parses(check["test"][2:])
-            part = {"api": "api", "beat": "beat"}.get(name, "worker")
+            part = name if name in {"api", "beat", "events"} else "worker"
             assert check["test"][2:] == ["alive", part]
     dockerfile = re.search(r"^HEALTHCHECK .* CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
     assert dockerfile
@@ -148,7 +148,7 @@ def test_every_container_is_confined(compose: dict[str, Any]) -> None:
     assert re.search(r"^USER airlock$", DOCKERFILE, re.MULTILINE)
     # Whoever parses untrusted bytes, and every server but those that must be reached, has no way out.
     outside = {name for name, service in compose["services"].items() if "outside" in service["networks"]}
-    assert outside == {"api", "clamd", "seaweedfs"}
+    assert outside == {"api", "clamd", "seaweedfs", "events"}  # the last one reads what clouds say, and no file
     assert compose["networks"]["inside"]["internal"] is True
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))

@@ -20,7 +20,7 @@ EXPLANATIONS: Mapping[str, str] = {
     "method-not-allowed": "The address exists, but does not take this method; the Allow header lists those it takes.",
     "invalid-parameters": "A parameter has a value that it cannot have; `errors` lists each.",
     "unsupported-content": "Files are taken as they are: without Content-Encoding, and in a form without "
-    "Content-Transfer-Encoding.",
+    "Content-Transfer-Encoding. Bytes of a tus upload come as application/offset+octet-stream.",
     "conflict": "The document's state does not allow this. Look at the document; it may have moved on meanwhile.",
     "not-available": "Only an AVAILABLE document can be downloaded. `state` says where this one is and `reason` why; "
     "while it is on its way, its event stream tells when it arrives.",
@@ -48,7 +48,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "Nothing was kept.",
     "platform-limit": "The platform that this service runs on takes no larger request, whatever the policy allows. Send "
     "the file straight to the bucket: `POST /v1/uploads` answers with what to do; `limit` names the bytes.",
-    "stalled": "Nothing was received for a while in the middle of an upload. Nothing was kept; send it again.",
+    "stalled": "Nothing was received for a while in the middle of an upload. Of a tus upload all that came is kept: ask "
+    "for its offset. Of any other nothing was kept; send it again.",
     "head-too-large": "The request line and the headers together are larger than any that this service needs.",
     "head-too-slow": "The headers of a request did not arrive in time.",
     "idempotency-conflict": "An Idempotency-Key stands for one request. This one was used for other content; take a "
@@ -58,7 +59,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "store-error": "The object store answered with an error. Nothing was acknowledged that was not stored.",
     "object-not-found": "The object, or the version of it that a URL names, is gone.",
     "checksum-mismatch": "The store holds other bytes than were sent. They were removed; send them again.",
-    "store-unavailable": "The object store cannot be reached now. Nothing was kept; send it again.",
+    "store-unavailable": "The object store cannot be reached now. Nothing was kept that was not acknowledged; send it "
+    "again.",
     "step-error": "A step of the pipeline failed, and will be tried again.",
     "step-refused": "A step of the pipeline failed in a way that trying again does not mend.",
     "unavailable": "A part of the service cannot be reached now.",

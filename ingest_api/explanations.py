@@ -48,8 +48,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "Nothing was kept.",
     "platform-limit": "The platform that this service runs on takes no larger request, whatever the policy allows. Send "
     "the file straight to the bucket: `POST /v1/uploads` answers with what to do; `limit` names the bytes.",
-    "stalled": "Nothing was received for a while in the middle of an upload. Of a tus upload all that came is kept: ask "
-    "for its offset. Of any other nothing was kept; send it again.",
+    "stalled": "Nothing was received for a while in the middle of an upload. Of a tus upload all that came is kept: "
+    "ask for its offset. Of any other nothing was kept; send it again.",
     "head-too-large": "The request line and the headers together are larger than any that this service needs.",
     "head-too-slow": "The headers of a request did not arrive in time.",
     "idempotency-conflict": "An Idempotency-Key stands for one request. This one was used for other content; take a "

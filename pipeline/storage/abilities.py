@@ -79,15 +79,18 @@ class Resumable(Protocol):
     """
 
     def begin(self, key: str, headers: ObjectHeaders = ..., *, size: int | None = None) -> Progress:
-        """Start; the offset is 0. `size` is a hint. Raises ObjectExists early where the store can tell."""
+        """Start; the offset is 0. `size` is a hint: one that is known to be small costs fewer requests. Raises
+        ObjectExists early where the store can tell."""
         ...
 
     def resume(self, key: str, progress: Progress) -> ResumableWriter:
         """Go on at exactly `progress.offset`: bytes that somebody wrote behind it without a checkpoint are dropped.
 
         Two writers of one object must be kept apart by the caller (a lock in the ledger); should they meet after all,
-        the bytes before the offset of the last checkpoint that the ledger kept are never changed, and nothing becomes
-        visible that is not one of the two. Raises ObjectNotFound where the unfinished upload is gone.
+        nothing becomes visible that is not one of the two, and the bytes before the offset of the last checkpoint that
+        the ledger kept are not changed, or (S3) `finish` refuses. Raises ObjectNotFound where the unfinished upload is
+        gone, as far as the store can tell: it may show as late as at a checkpoint, and where nothing was written yet
+        there may be nothing that could be gone.
         """
         ...
 
@@ -96,7 +99,8 @@ class Resumable(Protocol):
 
         Create-only (ObjectExists). Idempotent: a second run of the same upload, after a lost reply or a crash, finds
         the object that the first one made and gives the same answer. `headers` as given to `begin`.
-        Raises ObjectNotFound where the upload is gone and the key is free.
+        Raises ObjectNotFound where the upload is gone and the key is free, PreconditionFailed where what was
+        acknowledged is there no more as it was.
         """
         ...
 
@@ -132,14 +136,15 @@ class SentPart:
 class SignsParts(Protocol):
     """Multipart uploads whose parts clients send to the store themselves (S3).
 
-    `upload` is the store's upload id: as good as a secret together with a signed URL, harmless alone.
+    `upload` names the upload: opaque (`token_of` gives the store's own id), as good as a secret together with a signed
+    URL, harmless alone.
     """
 
     least_part: int  # bytes of every part but the last: 5 MiB
     most_parts: int  # 10,000
 
     def begin_parts(self, key: str, headers: ObjectHeaders = ...) -> str:
-        """Start a multipart upload; returns its id."""
+        """Start a multipart upload; returns what it is called."""
         ...
 
     def sign_part(
@@ -176,7 +181,8 @@ class SignsForms(Protocol):
     """POST policies (S3): the only presigned way that bounds the size of what is sent."""
 
     def sign_form(self, key: str, headers: ObjectHeaders, expires: timedelta, *, least: int, most: int) -> SignedForm:
-        """A form for exactly this key and type, and `least` to `most` bytes (content-length-range)."""
+        """A form for exactly this key and type, and `least` to `most` bytes (content-length-range). Not create-only:
+        S3 cannot sign that for a form."""
         ...
 
 
@@ -185,8 +191,8 @@ class OpensSessions(Protocol):
     """Resumable sessions that a client may be given (Cloud Storage)."""
 
     def open_session(self, key: str, headers: ObjectHeaders, *, size: int | None, origin: str | None) -> str:
-        """The session's URL: whoever has it may send these bytes, once, create-only, for a week at most. `origin` is
-        the web page's that will use it (CORS)."""
+        """The session's URL: whoever has it may send these bytes, once, create-only, for a week at most. `size` is
+        announced, but what lands must be measured. `origin` is the web page's that will use it (CORS)."""
         ...
 
     def close_session(self, url: str) -> None:

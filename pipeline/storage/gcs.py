@@ -25,6 +25,7 @@ from pipeline.errors import (
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat, SignedPut
 from pipeline.storage.gcs_errors import translated
 from pipeline.storage.gcs_resumable import GCSResumable
+from pipeline.storage.gcs_sessions import GCSSessions
 from pipeline.storage.gcs_writer import CALL, MARK, PART, GCSWriter, dress
 from pipeline.storage.pages import GCSPages
 from pipeline.storage.streams import Body, bound, digest_of, window
@@ -40,7 +41,7 @@ def open_gcs(bucket: str, *, endpoint: str | None = None) -> GCSStore:
     return GCSStore(client, bucket, endpoint=endpoint)
 
 
-class GCSStore(GCSPages, GCSResumable):
+class GCSStore(GCSPages, GCSResumable, GCSSessions):
     """One bucket. `endpoint`, where it is not Google's own, is also what signed URLs lead to."""
 
     def __init__(self, client: storage.Client, bucket: str, *, endpoint: str | None = None) -> None:

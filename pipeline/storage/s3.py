@@ -29,6 +29,7 @@ from pipeline.storage.s3_compose import S3Composable
 from pipeline.storage.s3_copy import COPY_PART, SINGLE, copy_in_parts, copy_whole
 from pipeline.storage.s3_errors import code_of, translated
 from pipeline.storage.s3_resumable import S3Resumable
+from pipeline.storage.s3_signing import S3Signing
 from pipeline.storage.s3_writer import PART, Parts, S3Writer
 from pipeline.storage.streams import Body, bound, compare, digest_of
 
@@ -61,7 +62,7 @@ def open_s3(
     return S3Store(client, bucket, conditional_copy=conditional_copy)
 
 
-class S3Store(S3Pages, S3Resumable, S3Composable):
+class S3Store(S3Pages, S3Resumable, S3Composable, S3Signing):
     """One bucket. `conditional_copy=False` is for stores that ignore If-None-Match on a copy: the key is then looked at
     first, which leaves a moment in which another copy of the same verified bytes could win."""
 

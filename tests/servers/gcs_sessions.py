@@ -62,9 +62,10 @@ class Sessions:
 
     def end(self, name: str) -> None:
         """DELETE: 499 where it was open."""
-        if self.find(name).made is None:
-            del self._all[name]
-            raise Refused(499)
+        if self.find(name).made is not None:
+            raise Refused(404)
+        del self._all[name]
+        raise Refused(499)
 
     def send(self, name: str, body: bytes, headers: Mapping[str, str]) -> Held | int:
         """PUT: the object, or how many bytes are kept so far."""

@@ -37,12 +37,12 @@ class S3ResumableWriter:
         self._check_open()
         rest = memoryview(chunk)
         while rest:
-            full = self._store._part_size << (self._count // GROW_EVERY)
-            room = full - self._buffer.tell()
+            room = (self._store._part_size << (self._count // GROW_EVERY)) - self._buffer.tell()
+            if room <= 0:
+                self._send_part()
+                continue
             self._buffer.write(rest[:room])
             rest = rest[room:]
-            if self._buffer.tell() == full:
-                self._send_part()
 
     def _send_part(self) -> None:
         if self._state.upload is None:

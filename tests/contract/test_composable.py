@@ -8,16 +8,18 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ObjectExists, ObjectNotFound, PreconditionFailed
+from pipeline.errors import ObjectExists, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from pipeline.storage.abilities import Composable
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat
 from tests.contract.backends import Backend, random_bytes
+from tests.contract.lost import lost_replies
 
 MIB = 1 << 20
 HEADERS = ObjectHeaders("application/pdf", "attachment", {"document": "d-1"})
@@ -121,6 +123,26 @@ def test_composing_again_gives_the_same(backend: Backend, sizes: list[int]) -> N
         backend.store.delete(source)
     assert backend.able.compose(sources, f"{base}/original", HEADERS).ref == made.ref
     assert backend.leftovers() == 0
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["undone", "done"])
+@pytest.mark.parametrize("sizes", [[], [3], [3, 4], [6 * MIB, 5], [1] * 33], ids=str)
+def test_composing_after_a_lost_reply(backend: Backend, sizes: list[int], done: bool) -> None:
+    if backend.name == "memory":
+        pytest.skip("nothing can be lost on the way")
+    base = folder()
+    bodies = [random_bytes(size) for size in sizes]
+    sources = [put(backend, f"{base}/piece-{n}", body) for n, body in enumerate(bodies)]
+    with lost_replies(backend, done=done), pytest.raises(StoreUnavailable):
+        backend.able.compose(sources, f"{base}/original", HEADERS)
+    made = backend.again().compose(sources, f"{base}/original", HEADERS)
+    assert read(backend, made.ref) == b"".join(bodies)
+    assert backend.store.head(f"{base}/original").headers == HEADERS
+    for source in sources:
+        backend.store.delete(source)
+    backend.again().compose(sources, f"{base}/original", HEADERS)
+    if backend.name.startswith("s3"):
+        backend.able.abort_stale_uploads(timedelta(0))  # one whose id nobody was told
 
 
 @pytest.mark.parametrize("sizes", [[3], [3, 3], [6 * MIB, 6 * MIB], [1] * 40], ids=str)

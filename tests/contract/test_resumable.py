@@ -16,10 +16,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ObjectExists, ObjectNotFound, PreconditionFailed
+from pipeline.errors import ObjectExists, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from pipeline.storage.abilities import Progress, Resumable, token_of
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat
 from tests.contract.backends import Backend, random_bytes
+from tests.contract.lost import lost_replies
 
 MIB = 1 << 20
 HEADERS = ObjectHeaders("application/pdf", 'attachment; filename="a.pdf"', {"document": "d-1"})
@@ -195,6 +196,45 @@ def test_finish_again_gives_the_same(backend: Backend, edge: int) -> None:
     backend.able.drop(key, progress)
     assert read(backend.store, made.ref) == body
     assert backend.leftovers() == 0
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["undone", "done"])
+@pytest.mark.parametrize("size", [None, 1])
+@pytest.mark.parametrize("edge", [0, 10, 11 * MIB])
+def test_finish_after_a_lost_reply(backend: Backend, edge: int, size: int | None, done: bool) -> None:
+    if backend.name == "memory":
+        pytest.skip("nothing can be lost on the way")
+    key, progress = started(backend, size=size)
+    body = random_bytes(edge)
+    progress = append(backend.store, key, progress, body)
+    with lost_replies(backend, done=done), pytest.raises(StoreUnavailable):
+        backend.able.finish(key, progress, HEADERS)
+    made = backend.again().finish(key, progress, HEADERS)
+    seen = backend.store.head(key)
+    assert (seen.ref, seen.size, seen.headers) == (made.ref, len(body), HEADERS)
+    assert read(backend.store, made.ref) == body
+
+
+def test_a_stretch_whose_bytes_cannot_be_sent_is_sent_again(backend: Backend) -> None:
+    if backend.name in ("memory", "local"):
+        pytest.skip("no connection that could break")
+    key, progress = started(backend)
+    progress = append(backend.store, key, progress, first := random_bytes(6 * MIB))
+    for done in (False, True):
+        writer = backend.able.resume(key, progress)
+
+        def stretch(writer: Any = writer) -> None:
+            for _ in range(8):
+                writer.write(random_bytes(9 * MIB))
+            writer.checkpoint()
+
+        with lost_replies(backend, done=done), pytest.raises(StoreUnavailable):
+            stretch()
+        with pytest.raises(ValueError):
+            writer.write(b"more")
+        writer.close()
+    progress = append(backend.again(), key, progress, last := random_bytes(9 * MIB))
+    finished(backend, key, progress, first + last)
 
 
 @pytest.mark.parametrize("edge", [10, 11 * MIB])

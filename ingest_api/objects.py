@@ -20,10 +20,28 @@ from ingest_api.uploads.landing import Incoming, Landing, too_large
 from ingest_api.uploads.names import declared_type
 from ingest_api.uploads.stream import unstalled
 from ingest_api.web import Web, web_of
-from pipeline.errors import BadRequest, EmptyFile, Forbidden, ObjectExists, ObjectNotFound, PreconditionFailed, TooLarge
+from pipeline.errors import (
+    AirlockError,
+    BadRequest,
+    Conflict,
+    EmptyFile,
+    Forbidden,
+    ObjectExists,
+    ObjectNotFound,
+    PreconditionFailed,
+    TooLarge,
+    UploadGone,
+)
+from pipeline.landing import Outcome, land_key
+from pipeline.services import Services
 from pipeline.storage.base import ObjectHeaders, ObjectStat
-from pipeline.storage.keys import parse
+from pipeline.storage.keys import Place, parse
 from pipeline.storage.local_signing import Grant
+from pipeline.telemetry import logger
+from pipeline.unfinished import upload_behind
+from pipeline.uploads import must_be_open
+
+log = logger(__name__)
 
 router = APIRouter(prefix="/v1/objects", tags=["objects"])
 
@@ -118,10 +136,11 @@ def _range(value: str, size: int) -> tuple[int, int, int]:
     summary="Send the bytes for a signed URL",
     status_code=201,
     response_class=Response,
-    responses=documented(BadRequest, Forbidden, ObjectExists, PreconditionFailed, TooLarge),
+    responses=documented(BadRequest, Forbidden, ObjectExists, Conflict, UploadGone, PreconditionFailed, TooLarge),
 )
 async def put_object(request: Request, bucket: str, key: str) -> Response:
-    """Create-only: a second PUT is refused. Takes no API key: the signature is the permission."""
+    """Create-only: a second PUT is refused. Takes no API key: the signature is the permission. An upload that was begun
+    at `/v1/uploads` is complete with it."""
     web = web_of(request)
     grant = _granted(request, web, bucket, key)
     place = parse(key)
@@ -129,6 +148,7 @@ async def put_object(request: Request, bucket: str, key: str) -> Response:
         raise Forbidden("Nothing is taken into this bucket under this key.")
     if request.headers.get("if-none-match", "*").strip() != "*":
         raise PreconditionFailed("An object is made once: If-None-Match is *.")
+    await web.threads.rows(_must_wait, place, web.services)
     limit = min(web.services.policy.limits.bytes, grant.size or web.services.policy.limits.bytes)
     length = request.headers.get("content-length")
     if length is not None and int(length) > limit:
@@ -159,7 +179,23 @@ async def put_object(request: Request, bucket: str, key: str) -> Response:
     except BaseException:
         await landing.discard()
         raise
+    await web.threads.bytes(_land, key, landing.size, web)
     return Response(status_code=201, headers={"ETag": f'"{landing.sealed.ref.version}"'})
+
+
+def _must_wait(place: Place, services: Services) -> None:
+    """Raises UploadGone or Conflict where the upload that this URL was signed for is over."""
+    if (upload := upload_behind(place.document_id, services)) is not None:
+        must_be_open(upload)
+
+
+def _land(key: str, size: int, web: Web) -> None:
+    """Make the document now. Where that fails the object is there all the same, and the sweeper takes it."""
+    try:
+        if land_key(key, None, web.services, actor="upload") is Outcome.TAKEN:
+            web.metrics.accepted(1, size)
+    except AirlockError as exc:
+        log.warning("not landed yet, the sweeper will", error=exc.code)
 
 
 def _must_be_whole(size: int, signed: int | None) -> None:

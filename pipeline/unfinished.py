@@ -40,6 +40,24 @@ def take_drops(services: Services) -> int:
     return taken
 
 
+def land_uploads(services: Services) -> int:
+    """Make documents of open uploads whose object has arrived, where neither an event nor their sender has told."""
+    landed, last = 0, None
+    while True:
+        with services.ledger.reading() as tx:
+            waiting = tx.open_uploads_by(SENT_WHOLE, after=last, limit=BATCH)
+        if not waiting:
+            return landed
+        last = waiting[-1].id
+        for upload in waiting:
+            try:
+                landed += land_upload(upload, services, actor="sweeper") is Outcome.TAKEN
+            except (LedgerUnavailable, StoreUnavailable):
+                raise
+            except AirlockError as exc:
+                log.warning("upload not looked after", error=exc.code, upload=str(upload.id))
+
+
 def expire_uploads(services: Services) -> int:
     """End open uploads whose time is up. One whose bytes have arrived all the same is landed instead."""
     with services.ledger.reading() as tx:

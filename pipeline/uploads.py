@@ -207,7 +207,7 @@ def landed(upload: Upload, stat: ObjectStat, services: Services, *, actor: str =
     new = document_of(upload, services, size=stat.size, source=stat.ref)
     with services.ledger.begin() as tx:
         closed = tx.end_upload(upload.id, UploadState.COMPLETED, offset=stat.size, size=stat.size)
-        if not closed and tx.known({upload.id}):
+        if not closed and (tx.known({upload.id}) or tx.upload(upload.id).state is UploadState.ABORTED):
             return None
         # Where its time was over when the last byte came: the bytes are here all the same.
         event = tx.insert(new, actor=actor)

@@ -22,7 +22,6 @@ from ingest_api.uploads import chunk_openapi as told
 from ingest_api.uploads.bodies import Fields, read_fields
 from ingest_api.uploads.chunk_answers import ChunkRoute, answer, begun, document_status, file, session
 from ingest_api.uploads.chunk_body import session_in, take_chunk
-from ingest_api.uploads.direct import admit
 from ingest_api.uploads.idempotency import idempotency_key
 from ingest_api.uploads.names import declared_type
 from ingest_api.web import web_of
@@ -59,7 +58,6 @@ async def init(request: Request, who: Writer) -> Response:
     """The answer's `sessionId` is the id of the document to come. Without a body the name and the number of chunks are
     said when it is completed."""
     web = web_of(request)
-    await admit(web, who)
     announced = _announced(await read_fields(request))
     key = idempotency_key(request.headers)
     upload = await web.threads.rows(_begin, web.services, who, announced, correlation_of(request.scope), key)

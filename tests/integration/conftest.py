@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.api_server import Api, serving
 from tests.integration.chunks import Chunks
+from tests.integration.presigned import Uploads
 from tests.integration.tus import Tus
 
 _NUMBERS = itertools.count(1)
@@ -46,6 +47,17 @@ def chunks(tus_server: Api) -> Iterator[Chunks]:
     mine = tus_server.as_tenant(f"tenant-{next(_NUMBERS)}")
     try:
         yield Chunks(mine)
+    finally:
+        mine.client.close()
+
+
+@pytest.fixture
+def uploads(tus_server: Api) -> Iterator[Uploads]:
+    """A new tenant's client of uploads that go to the bucket: here, a local one."""
+    tus_server.bell.rung.clear()
+    mine = tus_server.as_tenant(f"tenant-{next(_NUMBERS)}")
+    try:
+        yield Uploads(mine)
     finally:
         mine.client.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from uuid import UUID
 
@@ -205,6 +205,11 @@ class UploadQueries(Statements):
             raise NotFound("there is no such upload")
         return upload_of(row)
 
+    def begin_in_store(self, upload_id: UUID, *, progress: str) -> bool:
+        """Note what the store calls an open upload, for the first time. False: somebody else has, or it is over."""
+        values = {"progress": progress}
+        return self._write(END.where(uploads.c.progress == "").values(**values), {"its_id": upload_id}).rowcount == 1
+
     def keep_upload(self, upload_id: UUID, *, expires_in: timedelta) -> None:
         """Let an open upload stay open for so long from now."""
         self._write(END.values(expires_at=now_ms() + span_ms(expires_in)), {"its_id": upload_id})
@@ -212,6 +217,13 @@ class UploadQueries(Statements):
     def expired_uploads(self, limit: int) -> list[Upload]:
         """Open uploads whose time is up and that no request is working on."""
         return [upload_of(row) for row in self._read(EXPIRED, {"at_most": limit})]
+
+    def open_uploads_by(self, methods: Collection[UploadMethod], *, after: UUID | None, limit: int) -> list[Upload]:
+        """Open uploads of these kinds, by id, behind `after`."""
+        wanted = select(uploads).where(OPEN, uploads.c.method.in_(sorted(methods)))
+        if after is not None:
+            wanted = wanted.where(uploads.c.id > after)
+        return [upload_of(row) for row in self._read(wanted.order_by(uploads.c.id).limit(limit))]
 
     def uploads_to_clean(self, limit: int) -> list[Upload]:
         """Uploads that are over and of which something may be left in the store that nobody needs."""

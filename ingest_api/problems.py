@@ -160,16 +160,20 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        # What was sent is not repeated: it may be anything, and of any length.
-        if any(item["loc"][0] == "path" for item in error.errors()):
-            # An id that cannot be is answered like one that is not there.
-            return render(NotFound(), correlation_of(request.scope))
-        wrong = [
-            {"in": str(item["loc"][0]), "name": ".".join(map(str, item["loc"][1:])), "problem": item["msg"]}
-            for item in error.errors()[:20]
-        ]
-        detail = "; ".join(f"{item['name']}: {item['problem']}" for item in wrong)
-        return render(InvalidParameters(f"{detail}.", errors=wrong), correlation_of(request.scope))
+        return render(invalid(error), correlation_of(request.scope))
+
+
+def invalid(error: RequestValidationError) -> AirlockError:
+    """The framework's refusal of parameters as one of ours. What was sent is not repeated: it may be anything, and of
+    any length."""
+    if any(item["loc"][0] == "path" for item in error.errors()):
+        return NotFound()  # an id that cannot be is answered like one that is not there
+    wrong = [
+        {"in": str(item["loc"][0]), "name": ".".join(map(str, item["loc"][1:])), "problem": item["msg"]}
+        for item in error.errors()[:20]
+    ]
+    detail = "; ".join(f"{item['name']}: {item['problem']}" for item in wrong)
+    return InvalidParameters(f"{detail}.", errors=wrong)
 
 
 def _allowed(request: Request) -> str:

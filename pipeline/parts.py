@@ -111,9 +111,9 @@ def matched(sent: Sequence[SentPart], claimed: Sequence[ClaimedPart] | None) -> 
     if claimed is None:
         numbers = sorted(here)
     else:
-        numbers = [part.number for part in claimed]
-        if numbers != sorted(set(numbers)) or (numbers and not 1 <= numbers[0] <= numbers[-1] <= MOST):
-            raise BadRequest(f"Name each part once, in order, by numbers from 1 to {MOST}.")
+        numbers = sorted(part.number for part in claimed)
+        if len(set(numbers)) != len(numbers) or (numbers and not 1 <= numbers[0] <= numbers[-1] <= MOST):
+            raise BadRequest(f"Name each part once, by numbers from 1 to {MOST}.")
     last = numbers[-1] if numbers else 1
     # A gap would close up when the parts are joined: what the client left out would be missing from the middle.
     there = here.keys() & set(numbers)

@@ -6,18 +6,16 @@ Two kinds of clients are about: those of the service itself read `data` (snake_c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
+from fastapi.responses import JSONResponse
 
+from ingest_api.uploads.alike import AlikeRoute
 from ingest_api.web import Web
 from pipeline.chunks import NAMED, missing, total_of
 from pipeline.documents import Document, Upload, UploadPart, UploadState
-from pipeline.errors import AirlockError, NotFound
+from pipeline.errors import AirlockError
 from pipeline.states import SERVED, State
 
 CHUNK = 10 << 20  # bytes that clients are told to cut
@@ -28,24 +26,12 @@ PENDING, STARTED, SUCCESS, FAILURE = "PENDING", "STARTED", "SUCCESS", "FAILURE"
 _OVER = frozenset({State.REJECTED, State.FAILED, State.EXPIRED, State.DELETED, State.RECALLED})
 
 
-class ChunkRoute(APIRoute):
-    """A route whose errors also have what those clients look at: `success`, `message`, `errors`."""
+class ChunkRoute(AlikeRoute):
+    """A route whose errors also have `success` and `errors`."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """See APIRoute."""
-        inner = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await inner(request)
-            except RequestValidationError:
-                error: AirlockError = NotFound()  # an id that cannot be
-            except AirlockError as exc:
-                error = exc
-            error.extra["_alike"] = {"success": False, "errors": error.extra.get("errors", [])}
-            raise error
-
-        return handle
+    def members(self, error: AirlockError) -> dict[str, Any]:
+        """See AlikeRoute."""
+        return {"success": False, "errors": error.extra.get("errors", [])}
 
 
 def answer(data: dict[str, Any], message: str = "", **top: Any) -> JSONResponse:

@@ -285,9 +285,12 @@ def _next(web: Web, upload: Upload, todo: WhatToDo) -> dict[str, Any]:
 
 
 def _signed(put: SignedPut) -> dict[str, Any]:
-    # Every client computes the length itself, and a browser lets nobody else set it.
-    headers = {name: value for name, value in put.headers.items() if name.lower() != "content-length"}
-    return {"method": put.method, "url": put.url, "headers": headers, "expires_at": put.expires_at}
+    return {"method": put.method, "url": put.url, "headers": request_headers(put), "expires_at": put.expires_at}
+
+
+def request_headers(put: SignedPut) -> dict[str, str]:
+    """What the client has to send. Its length it computes itself, and a browser lets nobody else set it."""
+    return {name: value for name, value in put.headers.items() if name.lower() != "content-length"}
 
 
 def _multipart(web: Web, upload: Upload, urls: Sequence[PartUrl]) -> MultipartOut:

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import httpx
@@ -90,12 +90,21 @@ class TusNode:
 
     def done(self, patience: float = 240) -> list[dict[str, Any]]:
         """Wait for its end, which must be a good one; what it said."""
-        assert self._process.stderr
-        with self._process.stderr as err:
+        with self:
             self._process.wait(patience)
-            assert self._process.returncode == 0, err.read()
-        self._listener.join()
+            assert self._process.stderr
+            assert self._process.returncode == 0, self._process.stderr.read()
         return self.said
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()  # where it runs on
+        self._process.wait()
+        self._listener.join()
+        assert self._process.stderr
+        self._process.stderr.close()
 
 
 def curl(*arguments: str, patience: float = 240) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,12 +21,10 @@ def held(site: System, upload_id: UUID) -> bool:
         return tx.upload(upload_id).lock_owner is not None
 
 
-def killed(site: System, file: Path, kills: int, **options: Any) -> None:
+def killed(site: System, file: Path, kills: int, rate: float = math.inf, **options: Any) -> None:
     """Send the file by tus, kill the API so many times while it takes a request's bytes, and see what comes of it."""
     marks = [file.stat().st_size * (number + 1) // (kills + 1) for number in range(kills)]
-
-    with cutting(site.port, marks) as way:
-        client = TusNode(site, file, port=way.port, **options)
+    with cutting(site.port, marks, rate) as way, TusNode(site, file, port=way.port, **options) as client:
         for _ in marks:
             with way.cut():
                 until(lambda: held(site, client.upload()), "a request is taken in")
@@ -44,16 +44,25 @@ def killed(site: System, file: Path, kills: int, **options: Any) -> None:
 
 
 def test_the_api_is_killed_in_mid_request_and_the_client_finishes(on_files: System, tmp_path: Path) -> None:
-    killed(on_files, made(tmp_path / "a.csv", 24 * MIB), 3, chunkSize=4 * MIB)
+    soon = [250] * 40  # the long runs have it wait as long as it does by itself
+    killed(on_files, made(tmp_path / "a.csv", 24 * MIB), 3, chunkSize=4 * MIB, retryDelays=soon)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"chunkSize": 8 * MIB}], ids=["in one request", "in many"])
 @pytest.mark.parametrize("kind", ["on_files", "on_s3"])
 def test_the_api_is_killed_twenty_times_and_the_client_finishes(
-    request: pytest.FixtureRequest, tmp_path: Path, kind: str, options: dict[str, int]
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
-    killed(request.getfixturevalue(kind), made(tmp_path / "a.csv", 400 * MIB), 20, **options)
+    killed(request.getfixturevalue(kind), made(tmp_path / "a.csv", 400 * MIB), 20, chunkSize=8 * MIB)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["on_files", "on_s3"])
+def test_the_api_is_killed_twenty_times_during_one_long_request(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """So slow that some of it is noted between two kills: a client that gets no further gives up at some time."""
+    killed(request.getfixturevalue(kind), made(tmp_path / "a.csv", 400 * MIB), 20, 4 * MIB)
 
 
 def test_two_clients_that_send_one_upload_at_once_both_finish_and_it_is_whole(on_files: System, tmp_path: Path) -> None:
@@ -65,12 +74,13 @@ def test_two_clients_that_send_one_upload_at_once_both_finish_and_it_is_whole(on
     options = {"uploadUrl": base + location, "chunkSize": 4 * MIB}
     with cutting(on_files.port, [6 * MIB]) as way:
         proxied = {**options, "uploadUrl": f"http://127.0.0.1:{way.port}{location}"}
-        first = TusNode(on_files, file, **proxied)
-        with way.cut():
-            until(lambda: held(on_files, UUID(last(location))), "the first one's second request is taken in")
-            second = TusNode(on_files, file, **options)  # which need not wait for one that has fallen silent
-            until(lambda: any(each["status"] == 204 for each in second.said), "the second one goes on")
-        answers = [each for one in (first, second) for each in one.done() if "status" in each]
+        with TusNode(on_files, file, **proxied) as first, contextlib.ExitStack() as stack:
+            with way.cut():
+                until(lambda: held(on_files, UUID(last(location))), "the first one's second request is taken in")
+                # The next one need not wait for one that has fallen silent.
+                second = stack.enter_context(TusNode(on_files, file, **options))
+                until(lambda: any(each.get("status") == 204 for each in second.said), "the second one goes on")
+            answers = [each for one in (first, second) for each in one.done() if "status" in each]
     taken = [each["offset"] for each in answers if each["status"] == 204]
     assert len(taken) == len(set(taken)), answers  # no byte was acknowledged to both
     came(on_files, last(location), file)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 
 PATIENCE = 120.0
+PIECE = 1 << 16
 
 
 class Cutting:
     """Forwards a loopback port. Whenever so many bytes have gone to the server, everything stands still until somebody
     has done `with way.cut(): ...`; then all connections are dropped, and new ones are taken."""
 
-    def __init__(self, port: int, marks: Sequence[int]) -> None:
-        """`marks`: bytes to the server, over all connections, rising."""
+    def __init__(self, port: int, marks: Sequence[int], rate: float = math.inf) -> None:
+        """`marks`: bytes to the server, over all connections, rising. `rate`: at most so many bytes a second."""
         self.sent = 0
         self._target = port
         self._marks = list(marks)
+        self._pause = PIECE / rate
         self._reached = threading.Semaphore(0)
         self._go_on = threading.Semaphore(0)
         self._gate = threading.Lock()  # held by whoever forwards a piece, and while everything stands still
@@ -51,9 +54,10 @@ class Cutting:
             self._open |= pair
             back = threading.Thread(target=self._answers, args=(server, client), daemon=True)
             back.start()
-            while piece := client.recv(1 << 16):
+            while piece := client.recv(PIECE):
                 with self._gate:
                     self._forward(piece, server)
+                time.sleep(self._pause)
             self._open -= pair
             server.shutdown(socket.SHUT_WR)
             back.join()
@@ -86,7 +90,7 @@ class Cutting:
 
     def _answers(self, server: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while piece := server.recv(1 << 16):
+            while piece := server.recv(PIECE):
                 client.sendall(piece)
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_WR)
@@ -98,9 +102,9 @@ class Cutting:
 
 
 @contextlib.contextmanager
-def cutting(port: int, marks: Sequence[int]) -> Iterator[Cutting]:
+def cutting(port: int, marks: Sequence[int], rate: float = math.inf) -> Iterator[Cutting]:
     """Forward to the port until the block ends."""
-    way = Cutting(port, marks)
+    way = Cutting(port, marks, rate)
     threading.Thread(target=way.serve, daemon=True).start()
     try:
         yield way

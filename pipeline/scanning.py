@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import EngineUnavailable, Misconfigured, StepError
-from pipeline.policy import Policy
 from pipeline.settings import Settings
 from scanners.base import Sample, Scanner, ScannerError, ScanResult
 
 if TYPE_CHECKING:
+    from pipeline.policy import Policy
     from pipeline.services import Services
     from scanners.clamav import ClamAV
     from scanners.sandbox import Sandbox

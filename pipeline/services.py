@@ -18,7 +18,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.errors import Misconfigured
 from pipeline.keyfiles import made_once
-from pipeline.policy import OcrMode, Policy, load_policy
 from pipeline.settings import Environment, QueueKind, Settings
 from pipeline.turns import OFF, Window
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.gate import Gate
     from pipeline.ledger.session import Ledger
     from pipeline.outbox import Announcer
+    from pipeline.policy import Policy
     from pipeline.queue import Queue
     from pipeline.receipts import ReceiptSigner
     from pipeline.storage.base import ObjectStore
@@ -65,6 +65,8 @@ class Services:
     @cached_property
     def policy(self) -> Policy:
         """What is accepted, read and kept."""
+        from pipeline.policy import load_policy
+
         return load_policy(self.settings.policy_file)
 
     @cached_property
@@ -144,6 +146,8 @@ class Services:
     @cached_property
     def recognizer(self) -> Recognizer | None:
         """Reads documents; None where the policy turns it off."""
+        from pipeline.policy import OcrMode
+
         rules = self.policy.recognize
         if rules.mode is OcrMode.OFF:
             return None

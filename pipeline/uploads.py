@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from pipeline.documents import Event, Json, NewDocument, Replay, Upload, UploadMethod, UploadPart, UploadState
@@ -25,13 +26,15 @@ from pipeline.errors import (
     UploadGone,
 )
 from pipeline.names import clean_name
-from pipeline.policy import Policy
 from pipeline.quota import charge_upload
 from pipeline.services import Services
 from pipeline.states import Reason, State
 from pipeline.storage.base import ObjectRef, ObjectStat
 from pipeline.storage.keys import key_of
 from scanners.types import ALSO_DECLARED, EXTENSIONS, GENERIC, HARMLESS_TEXT, canonical, suffix_of
+
+if TYPE_CHECKING:
+    from pipeline.policy import Policy
 
 KNOWN = frozenset(kind for kinds in EXTENSIONS.values() for kind in kinds)
 

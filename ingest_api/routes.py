@@ -1,0 +1,25 @@
+"""Every router of the API, in the order in which their addresses are tried."""
+
+from __future__ import annotations
+
+from ingest_api import documents, events, health, notifications, objects, public, reference, tasks
+from ingest_api.uploads import chunks, direct, presigned, tus, uppy
+
+ROUTERS = tuple(
+    module.router
+    for module in (
+        direct,
+        tus,
+        chunks,
+        presigned,
+        uppy,
+        documents,
+        events,
+        notifications,
+        objects,
+        public,
+        reference,
+        tasks,
+        health,
+    )
+)

@@ -306,21 +306,23 @@ def test_uploads_of_one_folder_do_not_meet(backend: Backend) -> None:
     assert backend.leftovers() == 0
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["idle", "begun"])
 @pytest.mark.parametrize("stretch", [100, 9 * MIB])
 @pytest.mark.cwe(362)
-def test_two_writers_never_mix(backend: Backend, stretch: int) -> None:
+def test_two_writers_never_mix(backend: Backend, stretch: int, begun: bool) -> None:
     """One that everybody took for dead wakes up, and goes on where it was."""
     key, progress = started(backend)
     base = random_bytes(10)
     progress = append(backend.store, key, progress, base)
     ours, theirs = b"o" * stretch, b"t" * stretch
     late = backend.able.resume(key, progress)
-    late.write(theirs)
+    if begun:
+        late.write(theirs)
     kept = append(backend.again(), key, progress, ours)
     late.write(theirs)
     lost = late.checkpoint()
     late.close()
-    assert lost.offset == 10 + 2 * stretch
+    assert lost.offset == 10 + (1 + begun) * stretch
     try:
         made = backend.again().finish(key, kept, HEADERS)
     except PreconditionFailed:  # what S3 cannot keep apart is never shown

@@ -143,6 +143,18 @@ def test_a_finished_file_is_written_into_by_nobody(store: LocalStore) -> None:
     assert list((store.root / ".incoming").iterdir()) == []
 
 
+def test_a_file_that_has_become_an_object_is_not_written_into(store: LocalStore) -> None:
+    progress = store.begin(KEY)
+    with store.resume(KEY, progress) as writer:
+        writer.write(b"whole")
+        progress = writer.checkpoint()
+    [file] = (store.root / ".incoming").iterdir()
+    (store.root / KEY).parent.mkdir(parents=True)
+    (store.root / KEY).hardlink_to(file)  # a finish that was killed before it took the first name away
+    with pytest.raises(ObjectNotFound):
+        store.resume(KEY, progress)
+
+
 @pytest.mark.parametrize("state", ["", "~", "../../x~0~1", "0" * 32, "0" * 32 + "~0~1", "0" * 32 + "~0~x"])
 def test_a_state_that_never_was(store: LocalStore, state: str) -> None:
     before = everything(store)

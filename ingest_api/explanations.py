@@ -28,8 +28,8 @@ EXPLANATIONS: Mapping[str, str] = {
     "lease-lost": "Another worker has taken the document over. Nothing is lost.",
     "precondition-failed": "A condition in the request's headers does not hold.",
     "range-not-satisfiable": "The Range header asks for bytes beyond the end; Content-Range says how many there are.",
-    "offset-mismatch": "The bytes were sent for another place than where the upload stands. `offset` says where it does: "
-    "ask for it (HEAD) and go on from there. Nothing that was acknowledged is lost.",
+    "offset-mismatch": "The bytes were sent for another place than where the upload stands. `offset` says where it "
+    "does: ask for it (HEAD) and go on from there. Nothing that was acknowledged is lost.",
     "upload-incomplete": "Not everything has arrived that was announced; `missing` names what has not. Send it, and "
     "complete the upload again.",
     "upload-gone": "The upload was ended by its sender, or was not finished before it expired. Begin a new one.",
@@ -42,12 +42,12 @@ EXPLANATIONS: Mapping[str, str] = {
     "take: `GET /v1/policy` shows those it does. It was refused before anything was sent.",
     "no-such-way": "The store behind this service, or the size of this file, does not allow the way in that was asked "
     "for; `methods` lists those that it does. `/v1/uploads/tus` takes any file on any store.",
-    "quota-exceeded": "This tenant has as many uploads or bytes open or stored as its quota allows; `limit` names which. "
-    "Finish or delete some, or ask for more.",
+    "quota-exceeded": "This tenant has as many uploads or bytes open or stored as its quota allows; `limit` says "
+    "which. Finish or delete some, or ask for more.",
     "too-large": "A limit of the policy was passed; `limit` names it and its value, `GET /v1/policy` shows all. "
     "Nothing was kept.",
-    "platform-limit": "The platform that this service runs on takes no larger request, whatever the policy allows. Send "
-    "the file straight to the bucket: `POST /v1/uploads` answers with what to do; `limit` names the bytes.",
+    "platform-limit": "The platform that this service runs on takes no larger request, whatever the policy allows. "
+    "Send the file straight to the bucket: `POST /v1/uploads` answers with what to do; `limit` names the bytes.",
     "stalled": "Nothing was received for a while in the middle of an upload. Of a tus upload all that came is kept: "
     "ask for its offset. Of any other nothing was kept; send it again.",
     "head-too-large": "The request line and the headers together are larger than any that this service needs.",

@@ -10,7 +10,6 @@ from pathlib import Path
 from pipeline.documents import Advance, Job, Part, VerdictRecord
 from pipeline.errors import EngineUnavailable, ObjectExists, StepError
 from pipeline.hand import Hand
-from pipeline.policy import OcrMode
 from pipeline.scanning import DERIVED, scan_all
 from pipeline.services import Services
 from pipeline.states import Reason, State
@@ -34,7 +33,7 @@ def recognize(job: Job, hand: Hand, services: Services) -> Advance:
     """
     document, recognizer = job.document, services.recognizer
     kind = document.detected_type
-    required = services.policy.recognize.mode is OcrMode.REQUIRED
+    required = services.policy.recognize.mode == "required"
     if recognizer is None or kind is None or not recognizer.reads(kind):
         return Advance(State.RECOGNIZED)
     started = time.monotonic()

@@ -100,3 +100,20 @@ def test_rich_is_hidden_only_while_structlog_is_loaded(tmp_path: Path) -> None:
     assert "rich" in loaded(f"import json, sys, pipeline.telemetry\nimport rich\n{TELL}", tmp_path)
     used = "import structlog.dev; assert structlog.dev.rich is None"
     assert "rich" not in loaded(f"import json, sys, pipeline.telemetry\n{used}\n{TELL}", tmp_path)
+
+
+def test_the_garbage_collector_is_left_as_it_was(tmp_path: Path) -> None:
+    import gc
+
+    from ingest_api.app import create_app
+    from pipeline.settings import Settings
+
+    assert gc.isenabled()
+    create_app(Settings(var_dir=tmp_path))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        create_app(Settings(var_dir=tmp_path))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

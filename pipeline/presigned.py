@@ -21,11 +21,12 @@ from pipeline.errors import (
     UploadIncomplete,
 )
 from pipeline.landing import SENT_WHOLE, Outcome, land_upload
+from pipeline.names import clean_name
 from pipeline.parts import ClaimedPart, PartUrl, lifetime, matched, must_fit, part_bytes, part_urls, sent_parts
 from pipeline.services import Services
 from pipeline.storage.abilities import OpensSessions, SignedForm, SignsForms, SignsParts
 from pipeline.storage.base import ObjectHeaders, SignedPut
-from pipeline.uploads import find, give_up, must_be_open, new_upload, receive, record, record_once
+from pipeline.uploads import admit, find, give_up, must_be_open, new_upload, receive, record, record_once
 
 if TYPE_CHECKING:
     from pipeline.storage.base import ObjectStore
@@ -95,6 +96,8 @@ def begin(
         TooLarge, EmptyFile, TypeNotAllowed, QuotaExceeded, IdempotencyConflict: as for any upload.
         StoreError: the store could not begin.
     """
+    # First: what is refused in every way must not be told that another way might do.
+    admit(services.policy, name=clean_name(wanted.name), declared_type=wanted.declared_type, size=wanted.size)
     possible = ways(services, wanted.size)
     method = next((way for way in wanted.methods if way in possible), None) if wanted.methods else possible[0]
     if method is None:

@@ -12,6 +12,7 @@ from pipeline.errors import ObjectExists, ObjectNotFound, PreconditionFailed
 from pipeline.storage import local_files as files
 from pipeline.storage.abilities import mark_of
 from pipeline.storage.base import ObjectHeaders, ObjectRef, ObjectStat
+from pipeline.storage.keys import parse
 from pipeline.storage.local_writer import LocalWriter, Target, kept_with, note_path, publish
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def _append(store: LocalStore, source: ObjectRef, writer: LocalWriter) -> None:
 
 def _linked(store: LocalStore, source: ObjectRef, target: Target) -> ObjectStat | None:
     """Give the source's bytes a second name. None where that cannot be: the file system does not, or the file is one
-    that somebody else put there, and may have open for writing."""
+    that somebody else put there, and may have open for writing. Its mode says nothing: whoever makes a file chooses it,
+    and may set its time back, too; only under a key of ours nobody else puts any."""
+    if parse(source.key) is None:
+        return None
     temp = store.root / files.INCOMING / secrets.token_hex(16)
     try:
         try:

@@ -1,0 +1,65 @@
+"""What an enemy does to the ways in: who may put files somewhere, hold a signed URL or an API key, and means harm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.api_keys import make_key
+from pipeline.documents import Filters
+from pipeline.landing import Outcome, land_key
+from pipeline.states import State
+from scanners.base import Sample, ScanResult
+from tests.world import EICAR, TENANT, World
+
+WHOLE = 1_700_000_000 * 10**9  # a time that an SFTP client can set: whole seconds
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, orphan_after_seconds=0.001, drop_after_seconds=0)
+    make_key(made.services.ledger, TENANT)
+    yield made
+    made.services.close()
+
+
+def dropped(world: World) -> Path:
+    """Where a partner's files go, in a bucket that is a folder."""
+    folder = world.services.quarantine.root / "drop" / TENANT  # type: ignore[attr-defined]
+    folder.mkdir(parents=True)
+    return Path(folder)
+
+
+def test_a_partner_who_keeps_a_dropped_file_open_cannot_change_what_is_scanned(world: World) -> None:
+    """The file is called read-only, as objects are, and its time is set back after each write: its version says that
+    nothing has changed."""
+    bad, good = EICAR, b"x" * len(EICAR)
+    path = dropped(world) / "report.txt"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o400)
+
+    def write(body: bytes) -> None:
+        os.pwrite(descriptor, body, 0)
+        os.utime(descriptor, ns=(WHOLE, WHOLE))
+
+    write(bad)
+    assert land_key(f"drop/{TENANT}/report.txt", None, world.services, actor="event") is Outcome.TAKEN
+    with world.services.ledger.reading() as tx:
+        [document] = tx.documents(Filters(TENANT), limit=2)[0]
+
+    scan = world.clamav.scan
+
+    def shown_another(sample: Sample) -> ScanResult:
+        write(good)  # behind the hash, before the scan
+        try:
+            return scan(sample)
+        finally:
+            write(bad)
+
+    world.clamav.scan = shown_another  # type: ignore[method-assign]
+    state = world.run(document.id)
+    os.close(descriptor)
+    assert state is State.REJECTED
+    assert bad not in world.served().values()

@@ -7,24 +7,24 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 PATIENCE = 120.0
 PIECE = 1 << 16
 
 
 class Cutting:
-    """Forwards a loopback port. Whenever so many bytes have gone to the server, everything stands still until somebody
-    has done `with way.cut(): ...`; then all connections are dropped, and new ones are taken."""
+    """Forwards a loopback port, until somebody does `with way.cut(after): ...`: then everything stands still in the
+    middle of whatever is sent; behind the block all connections are dropped, and new ones are taken."""
 
-    def __init__(self, port: int, marks: Sequence[int], rate: float = math.inf) -> None:
-        """`marks`: bytes to the server, over all connections, rising. `rate`: at most so many bytes a second."""
-        self.sent = 0
+    def __init__(self, port: int, rate: float) -> None:
+        """`rate`: at most so many bytes of a connection a second."""
+        self.sent = 0  # to the server, over all connections
         self._target = port
-        self._marks = list(marks)
         self._pause = PIECE / rate
-        self._reached = threading.Semaphore(0)
-        self._go_on = threading.Semaphore(0)
+        self._mark = math.inf
+        self._reached = threading.Event()
+        self._go_on = threading.Event()
         self._gate = threading.Lock()  # held by whoever forwards a piece, and while everything stands still
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -34,13 +34,17 @@ class Cutting:
         return int(self._listener.getsockname()[1])
 
     @contextlib.contextmanager
-    def cut(self) -> Iterator[None]:
-        """Wait until the next mark is reached, and let nothing go on before the block ends."""
-        assert self._reached.acquire(timeout=PATIENCE), f"only {self.sent} bytes came"
+    def cut(self, after: int) -> Iterator[None]:
+        """Wait until so many more bytes have gone to the server, and let nothing go on before the block ends."""
+        with self._gate:
+            self._reached.clear()
+            self._go_on.clear()
+            self._mark = self.sent + after
+        assert self._reached.wait(PATIENCE), f"only {self.sent} of {self._mark} bytes came"
         try:
             yield
         finally:
-            self._go_on.release()
+            self._go_on.set()
 
     def serve(self) -> None:
         with contextlib.suppress(OSError):
@@ -74,14 +78,14 @@ class Cutting:
                 time.sleep(0.02)
 
     def _forward(self, piece: bytes, server: socket.socket) -> None:
-        room = self._marks[0] - self.sent if self._marks else len(piece) + 1
-        server.sendall(piece[:room])
-        self.sent += min(room, len(piece))
-        if len(piece) < room:
+        part = piece[: int(min(len(piece), self._mark - self.sent))]
+        server.sendall(part)
+        self.sent += len(part)
+        if self.sent < self._mark:
             return
-        del self._marks[0]
-        self._reached.release()
-        self._go_on.acquire()
+        self._mark = math.inf
+        self._reached.set()
+        self._go_on.wait()
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -102,9 +106,9 @@ class Cutting:
 
 
 @contextlib.contextmanager
-def cutting(port: int, marks: Sequence[int], rate: float = math.inf) -> Iterator[Cutting]:
+def cutting(port: int, rate: float = math.inf) -> Iterator[Cutting]:
     """Forward to the port until the block ends."""
-    way = Cutting(port, marks, rate)
+    way = Cutting(port, rate)
     threading.Thread(target=way.serve, daemon=True).start()
     try:
         yield way

@@ -161,11 +161,11 @@ def expect(upload_id: UUID, tenant: str, number: int, services: Services) -> Exp
     """
     with services.ledger.reading() as tx:
         upload = _session(tx.upload(upload_id, tenant=tenant))
+        must_be_open(upload)
+        end = total_of(upload) or MOST
+        if not 0 <= number < end:  # before a database is asked for a number that its column cannot hold
+            raise BadRequest(f"Chunks are numbered from 0 to {end - 1} here.")
         before = tx.upload_part(upload_id, number)
-    must_be_open(upload)
-    end = total_of(upload) or MOST
-    if not 0 <= number < end:
-        raise BadRequest(f"Chunks are numbered from 0 to {end - 1} here.")
     bound = services.settings.chunk_bytes
     whole, refusal = _whole(upload, services)
     room = whole - upload.offset + (before.size if before else 0)

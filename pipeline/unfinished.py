@@ -69,7 +69,7 @@ def expire_uploads(services: Services) -> int:
         if is_whole(upload) and _completed(upload, services):
             continue
         with services.ledger.begin() as tx:
-            ended += tx.end_upload(upload.id, UploadState.EXPIRED)
+            ended += tx.expire_upload(upload.id)
     return ended
 
 

@@ -173,6 +173,26 @@ def test_what_is_over_is_found_and_what_is_being_sent_is_left_alone(ledger: Ledg
     assert asked(ledger, young.id).state is UploadState.OPEN
 
 
+def test_what_somebody_went_on_with_since_it_was_found_to_be_over_goes_on(ledger: Ledger) -> None:
+    late, resumed, held, kept = (opened(ledger) for _ in range(4))
+    for upload in (late, resumed, held, kept):
+        overdue(ledger, upload)
+    with ledger.reading() as tx:
+        found = tx.expired_uploads(10)
+    with ledger.begin() as tx:
+        for upload in (resumed, held):
+            tx.lock_upload(upload.id, owner="me", lease=MINUTE)
+        tx.advance_upload(resumed.id, owner="me", offset=7, progress="t~1", lease=MINUTE, expires_in=MINUTE)
+        tx.unlock_upload(resumed.id, owner="me")
+        tx.put_upload_part(kept.id, UploadPart(0, 1, "v"), expires_in=MINUTE)
+    for upload in found:
+        with ledger.begin() as tx:
+            assert tx.expire_upload(upload.id) == (upload.id == late.id)
+    assert asked(ledger, late.id).state is UploadState.EXPIRED
+    assert {asked(ledger, one.id).state for one in (resumed, held, kept)} == {UploadState.OPEN}
+    assert asked(ledger, resumed.id).offset == 7
+
+
 def test_only_what_nobody_needs_is_cleaned(ledger: Ledger) -> None:
     waiting, done, given_up, piece = (
         opened(ledger, progress="t~1"),

@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.api_keys import make_key
-from pipeline.documents import Filters
+from pipeline.appending import take
+from pipeline.chunks import Announced, begin, expect
+from pipeline.documents import Filters, Upload, UploadMethod, UploadState
+from pipeline.errors import BadRequest
 from pipeline.landing import Outcome, land_key
+from pipeline.ledger.queries import Transaction
 from pipeline.states import State
+from pipeline.unfinished import expire_uploads
 from scanners.base import Sample, ScanResult
-from tests.world import EICAR, TENANT, World
+from tests.integration.test_landing import opened, overdue
+from tests.world import EICAR, TENANT, World, worlds
 
 WHOLE = 1_700_000_000 * 10**9  # a time that an SFTP client can set: whole seconds
 
@@ -63,3 +69,36 @@ def test_a_partner_who_keeps_a_dropped_file_open_cannot_change_what_is_scanned(w
     os.close(descriptor)
     assert state is State.REJECTED
     assert bad not in world.served().values()
+
+
+def test_a_resumed_upload_is_not_ended_by_a_sweep_that_began_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = opened(world, UploadMethod.TUS, size=None)
+    overdue(world, upload)
+    listed = Transaction.expired_uploads
+
+    def meanwhile(self: Transaction, limit: int) -> list[Upload]:
+        found = listed(self, limit)
+        stretch = take(upload.id, TENANT, world.services, offset=0)
+        stretch.write([b"acknowledged"])
+        stretch.settle()
+        return found
+
+    monkeypatch.setattr(Transaction, "expired_uploads", meanwhile)
+    assert expire_uploads(world.services) == 0
+    with world.services.ledger.reading() as tx:
+        now = tx.upload(upload.id)
+    assert (now.state, now.offset) == (UploadState.OPEN, 12)
+
+
+def test_a_chunk_of_a_number_that_no_column_holds_is_refused_on_postgresql(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue("postgres_server")
+    server.admin("CREATE DATABASE enemy_chunks")
+    for world in worlds(tmp_path, database_url=server.url("enemy_chunks")):
+        session = begin(Announced(), TENANT, world.services, correlation_id="t")
+        for number in (1 << 31, 1 << 40, (1 << 63) - 1):
+            with pytest.raises(BadRequest):
+                expect(session.id, TENANT, number, world.services)

@@ -36,12 +36,13 @@ UNLOCK = (
 )
 HELD = updated(uploads).where(MINE)
 END = updated(uploads).where(uploads.c.id == bindparam("its_id"), OPEN)
-EXPIRED = (
-    select(uploads)
-    .where(OPEN, uploads.c.expires_at <= now_ms(), UNLOCKED)
-    .order_by(uploads.c.expires_at)
-    .limit(bindparam("at_most"))
+OVERDUE = and_(OPEN, uploads.c.expires_at <= now_ms(), UNLOCKED)
+EXPIRE = (
+    updated(uploads)
+    .where(uploads.c.id == bindparam("its_id"), OVERDUE)
+    .values(state=UploadState.EXPIRED, lock_owner=None, lock_until=None)
 )
+EXPIRED = select(uploads).where(OVERDUE).order_by(uploads.c.expires_at).limit(bindparam("at_most"))
 # A document that is not put together yet, or failed at that, still needs what its upload left.
 TO_CLEAN = (
     select(uploads)
@@ -217,6 +218,11 @@ class UploadQueries(Statements):
     def expired_uploads(self, limit: int) -> list[Upload]:
         """Open uploads whose time is up and that no request is working on."""
         return [upload_of(row) for row in self._read(EXPIRED, {"at_most": limit})]
+
+    def expire_upload(self, upload_id: UUID) -> bool:
+        """End an upload that is one of those still. False: a request went on with it since they were listed, and was
+        promised more time."""
+        return self._write(EXPIRE, {"its_id": upload_id}).rowcount == 1
 
     def open_uploads_by(self, methods: Collection[UploadMethod], *, after: UUID | None, limit: int) -> list[Upload]:
         """Open uploads of these kinds, by id, behind `after`."""

@@ -124,6 +124,7 @@ class Stretch:
 
         Raises:
             UploadLocked, UploadGone, Conflict: somebody else went on with it meanwhile, or ended it.
+            QuotaExceeded: it never said how long it will be, and is longer than the tenant may have.
             StoreError.
         """
         if time.monotonic() > self._until - SPARE:
@@ -195,6 +196,8 @@ class Stretch:
                 # Should we be killed before it is completed, the sweeper looks at it soon.
                 expires_in=LEASE if whole else lifetime(self._services),
             )
+            if ours and self.upload.size is None and progress.offset > self._kept.offset:
+                charge_bytes(tx, self.upload.tenant, 0, self._services.policy)  # its own bytes are counted by now
             if ours and release:
                 tx.unlock_upload(self.upload.id, owner=self._owner)
             upload = tx.upload(self.upload.id)

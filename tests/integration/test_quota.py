@@ -85,6 +85,22 @@ def test_announced_bytes_count_like_stored_ones(api: Api) -> None:
     assert api.client.post("/v1/documents", content=b"x" * 50, params={"name": "a.txt"}).status_code == 202
 
 
+@pytest.mark.asvs("5.2.4")
+def test_bytes_of_an_upload_that_says_no_length_count_as_they_come(api: Api) -> None:
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Defer-Length": "1"}
+    chunk = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+    urls = [api.client.post("/v1/uploads/tus", headers=headers).headers["Location"] for _ in range(3)]
+
+    def send(url: str, offset: int, size: int) -> int:
+        return api.client.patch(url, content=b"x" * size, headers=chunk | {"Upload-Offset": str(offset)}).status_code
+
+    assert [send(url, 0, 2000) for url in urls] == [204, 204, 429]
+    assert api.client.head(urls[2], headers=headers).headers["Upload-Offset"] == "0"
+    assert [send(urls[0], 2000, 1000), send(urls[0], 3000, 1)] == [204, 429]
+    assert api.client.delete(urls[1], headers=headers).status_code == 204
+    assert send(urls[2], 0, 2000) == 204
+
+
 def test_another_tenant_has_a_quota_of_its_own(api: Api) -> None:
     for _ in range(9):
         api.client.post("/v1/documents", content=b"text\n", params={"name": "a.txt"})

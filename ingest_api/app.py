@@ -1,13 +1,15 @@
 """The application, as servers and platforms load it: `ingest_api.app:create_app`.
 
 What it is made of is loaded when it is made (assembly.py), and without the garbage collector: while modules are loaded
-everything stays, and the collector would go through all of it again and again. That is a fifth of a cold start.
+everything stays, and the collector would go through all of it again and again. Nor does it ever again, not even at the
+end of the process: what was loaded is frozen. Together that is a third of a cold start.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -31,10 +33,12 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    collected = gc.isenabled()
+    loaded, collected = "ingest_api.assembly" in sys.modules, gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if not loaded:
+            gc.freeze()  # once: what is made later is not the code
         if collected:
             gc.enable()

@@ -71,6 +71,8 @@ class S3ResumableWriter:
     def checkpoint(self, *, partial: bool = True) -> Progress:
         """See ResumableWriter."""
         self._check_open()
+        forgotten = self._store._parts.send(self._store.forget, self._spent) if self._spent else None
+        self._spent = ()
         while self._pending and (partial or self._pending[0][1].done()):
             self._collect()
         if partial:
@@ -82,9 +84,8 @@ class S3ResumableWriter:
             if self._buffer.tell() != held:
                 rest = self._store.put_rest(self._key, self._state.mark, self._buffer.getvalue())
                 self._state = self._state.with_rest(rest)
-        if self._spent:
-            self._store._parts.send(self._store.forget, self._spent)
-            self._spent = ()
+        if forgotten is not None:  # beside the others, so it costs no time of its own
+            forgotten.result()
         return self._state.progress
 
     def close(self) -> None:

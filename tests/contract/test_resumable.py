@@ -122,6 +122,8 @@ def test_many_small_requests(backend: Backend) -> None:
     bodies = [random_bytes(1000 + n) for n in range(40)]
     for body in bodies:
         progress = append(backend.again(), key, progress, body)
+        if backend.name != "gcs":  # where pieces stay until the end
+            assert backend.leftovers() <= 3  # an upload, its rest, and the one before
     assert len(progress.state) < 4096
     finished(backend, key, progress, b"".join(bodies))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ObjectNotFound, PreconditionFailed
-from pipeline.storage import s3_resumable
+from pipeline.storage import s3_resumable, s3_stretch
 from pipeline.storage.abilities import Progress, SentPart, token_of
 from pipeline.storage.base import ObjectRef, ObjectStat
 from pipeline.storage.s3 import S3Store, open_s3
@@ -110,6 +112,25 @@ def test_a_part_that_somebody_replaced_is_never_shown(store: S3Store, monkeypatc
     made = store.finish(KEY, kept)  # where both are there, the right one is taken
     assert b"".join(store.get(made.ref)) == b"o" * 8 * MIB
     store.drop(KEY, Progress(0, begun.state))
+
+
+def test_close_waits_for_parts_in_flight(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that landed later would take the place of the next writer's."""
+    arrived: list[int] = []
+
+    def slow(client: Any, where: Any, upload: str, number: int, part: io.BytesIO) -> dict[str, Any]:
+        time.sleep(0.2)
+        arrived.append(number)
+        return {"PartNumber": number, "ETag": '"x"'}
+
+    monkeypatch.setattr(s3_stretch, "put_part", slow)
+    key = "standard/acme/2/original"
+    progress = store.begin(key)
+    writer = store.resume(key, progress)
+    writer.write(bytes(17 * MIB))
+    writer.close()
+    assert sorted(arrived) == [1, 2]
+    store.drop(key, progress)
 
 
 @pytest.mark.slow

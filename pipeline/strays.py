@@ -12,11 +12,11 @@ from itertools import islice
 from uuid import UUID
 
 from pipeline.documents import Filters, NewDocument, Upload, UploadState
-from pipeline.errors import AirlockError, Conflict, LedgerUnavailable, StoreUnavailable
+from pipeline.errors import AirlockError, Conflict, LedgerUnavailable, ObjectNotFound, StoreUnavailable
 from pipeline.landing import SENT_WHOLE, Outcome, land_upload
 from pipeline.services import Services
 from pipeline.states import SERVED, State
-from pipeline.storage.base import ObjectStat, ObjectStore
+from pipeline.storage.base import ObjectRef, ObjectStat, ObjectStore
 from pipeline.storage.keys import Place, parse
 from pipeline.telemetry import logger
 from pipeline.unfinished import upload_behind
@@ -109,15 +109,40 @@ def remove_stray_from_quarantine(services: Services) -> int:
     removed = 0
     for batch in _old_objects(services.quarantine, services):
         states = _states(batch, services)
+        rejected = {number for number, state in states.items() if state is State.REJECTED}
+        with services.ledger.reading() as tx:
+            kept = tx.pinned(rejected)  # until their time is up
         for stat, place in batch:
-            state = states.get(place.document_id)
-            if state in GONE or (state is State.REJECTED and place.part != "original"):
+            number, its = place.document_id, kept.get(place.document_id)
+            if states.get(number) in GONE or (number in rejected and not _is(stat, its)):
                 try:
-                    removed += services.quarantine.delete(stat.ref)
+                    removed += _remove(stat.ref, its, services.quarantine)
                 except (StoreUnavailable, LedgerUnavailable):
                     raise
                 except AirlockError as exc:
                     log.warning("not removed from quarantine", error=exc.code, document=str(place.document_id))
+    return removed
+
+
+def _is(stat: ObjectStat, pinned: ObjectRef | None) -> bool:
+    """Whether this is the object that is pinned, also where it is by the ETag in a bucket that has versions by now."""
+    if pinned is None or stat.ref.key != pinned.key:
+        return False
+    return pinned.version in (stat.ref.version, f'"{stat.etag}"')
+
+
+def _remove(ref: ObjectRef, until: ObjectRef | None, store: ObjectStore) -> int:
+    """The object, and what it covers in a bucket with versions: whoever has a signed form can send it many times."""
+    removed = 0
+    while store.delete(ref):
+        removed += 1
+        try:
+            stat = store.head(ref.key)
+        except ObjectNotFound:
+            break
+        if _is(stat, until):
+            break
+        ref = stat.ref
     return removed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from pipeline.errors import BadRequest
 from pipeline.landing import Outcome, land_key
 from pipeline.ledger.queries import Transaction
 from pipeline.states import State
+from pipeline.sweeper import reconcile
 from pipeline.unfinished import expire_uploads
 from scanners.base import Sample, ScanResult
 from tests.integration.test_landing import opened, overdue
@@ -102,3 +104,32 @@ def test_a_chunk_of_a_number_that_no_column_holds_is_refused_on_postgresql(
         for number in (1 << 31, 1 << 40, (1 << 63) - 1):
             with pytest.raises(BadRequest):
                 expect(session.id, TENANT, number, world.services)
+
+
+def test_a_form_that_is_sent_many_times_leaves_nothing_in_a_bucket_with_versions(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A form cannot be signed create-only: each time is another version, and only the first one is pinned."""
+    server = request.getfixturevalue("s3_server")
+    urls = {f"{role}_url": server.url(f"enemy-{role}") for role in ("quarantine", "serving")}
+    for world in worlds(tmp_path, orphan_after_seconds=1e-9, **urls):
+        make_key(world.services.ledger, TENANT)
+        store: Any = world.services.quarantine
+        store.client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+
+        def send(upload: Upload, body: bytes, store: Any = store) -> None:
+            store.client.put_object(Bucket=store.bucket, Key=upload.key, Body=body)
+
+        found = [opened(world, UploadMethod.POST, size=None) for _ in range(2)]
+        for upload, body in zip(found, (b"some,text\n", EICAR), strict=True):
+            send(upload, body)
+            assert land_key(upload.key, None, world.services, actor="event") is Outcome.TAKEN
+            for _ in range(3):
+                send(upload, b"again")
+        assert [world.run(upload.id) for upload in found] == [State.AVAILABLE, State.REJECTED]
+        assert reconcile(world.services)["unneeded"] == 6
+        left = store.client.list_object_versions(Bucket=store.bucket)
+        assert [(one["Key"], one["VersionId"]) for one in left["Versions"]] == [
+            (found[1].key, world.document(found[1].id).source.version)
+        ]
+        assert list(world.served().values()) == [b"some,text\n"]

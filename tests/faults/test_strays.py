@@ -210,6 +210,20 @@ def test_what_is_rejected_stays_in_quarantine_until_its_time(world: World) -> No
     assert world.quarantined() == [key_of("standard", TENANT, document_id)]
 
 
+def test_what_comes_under_the_key_of_a_rejected_document_goes(world: World) -> None:
+    """A signed URL lives on: the key is free again once the document's bytes are erased, or were replaced there."""
+    replaced, erased = world.land(EICAR), world.land(EICAR + b"2")
+    for document_id in (replaced, erased):
+        assert world.run(document_id) is State.REJECTED
+        world.services.quarantine.delete(world.document(document_id).source)
+    with world.services.ledger.begin() as tx:
+        tx.erased(erased)
+    for document_id in (replaced, erased):
+        put(world, key_of("standard", TENANT, document_id), b"sent once more")
+    assert reconcile(world.services)["unneeded"] == 2
+    assert world.quarantined() == []
+
+
 def test_another_tenants_same_bytes_make_no_double_nor_does_what_was_sent_before(tmp_path: Path) -> None:
     for world in worlds(tmp_path, orphan_after_seconds=1e-9):
         world.run(world.land(b"shared"))

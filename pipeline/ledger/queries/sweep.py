@@ -15,6 +15,7 @@ from pipeline.ledger.queries.base import Statements, chunks, updated
 from pipeline.ledger.queries.flow import FREE
 from pipeline.ledger.rows import Line
 from pipeline.states import WORKING, State
+from pipeline.storage.base import ObjectRef
 
 FOUND = (documents.c.id, documents.c.state, documents.c.detected_type, documents.c.turn, documents.c.nudged_at)
 IDLE = (
@@ -48,6 +49,9 @@ TO_EXPIRE = (
     .where(documents.c.state == State.AVAILABLE, documents.c.expires_at <= now_ms())
     .order_by(documents.c.expires_at)
     .limit(bindparam("at_most"))
+)
+SOURCES = select(documents.c.id, documents.c.source_bucket, documents.c.source_key, documents.c.source_version).where(
+    documents.c.erased_at.is_(None)
 )
 COUNTS = select(documents.c.state, func.count()).group_by(documents.c.state)
 OLDEST = (
@@ -111,6 +115,14 @@ class SweepQueries(Statements):
     def known(self, ids: Collection[UUID]) -> set[UUID]:
         """Which of the ids have a row."""
         return set(self.states(ids))
+
+    def pinned(self, ids: Collection[UUID]) -> dict[UUID, ObjectRef]:
+        """What each of these documents has in quarantine; one whose objects are erased is not named."""
+        found: dict[UUID, ObjectRef] = {}
+        for some in chunks(ids):
+            rows = self._read(SOURCES.where(documents.c.id.in_(some)))
+            found |= {row.id: ObjectRef(row.source_bucket, row.source_key, row.source_version) for row in rows}
+        return found
 
     def waiting(self, ids: Collection[UUID]) -> list[Stranded]:
         """Which of these documents a worker could take on right now, also those whose turn has not come."""

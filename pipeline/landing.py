@@ -30,6 +30,9 @@ log = logger(__name__)
 DROP = "drop/"
 # Sent to the store itself, whole, in one request or session: only these wait for the store to say that they are there.
 SENT_WHOLE = frozenset({UploadMethod.PUT, UploadMethod.POST, UploadMethod.SESSION})
+# Seconds that a file may lie in the future and still be waited for: beyond that its time says nothing of when it was
+# written (a copy keeps the time of a machine whose clock was wrong), and would have it wait for years.
+WRONG = 86_400.0
 DROPS = UUID("5d3f2c1e-8f0a-4c52-9c55-0d3b6f0c7a11")
 
 
@@ -112,13 +115,14 @@ def land_drop(
     Raises as `land` does.
     """
     tenant, _, rest = key.removeprefix(DROP).partition("/")
-    if not NAME.fullmatch(tenant) or not rest or key.endswith("/"):
+    # A server that keeps its objects as files may take "drop/a/../b/x" for a file of b's.
+    if not NAME.fullmatch(tenant) or not rest or key.endswith("/") or {".", ".."} & set(rest.split("/")):
         return Outcome.FOREIGN
     try:
         stat = services.quarantine.head(key)
     except ObjectNotFound:
         return Outcome.GONE
-    if quiet and (datetime.now(UTC) - stat.modified).total_seconds() < quiet:
+    if quiet and -WRONG < (datetime.now(UTC) - stat.modified).total_seconds() < quiet:
         return Outcome.NOT_READY
     if version is not None and version != stat.ref.version:
         # Replaced since: what lies there now is what counts, and it has, or will have, an event of its own.

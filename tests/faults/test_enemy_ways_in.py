@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.landing import Outcome, land_key
 from pipeline.ledger.queries import Transaction
 from pipeline.states import State
 from pipeline.sweeper import reconcile
-from pipeline.unfinished import expire_uploads
+from pipeline.unfinished import expire_uploads, take_drops
 from scanners.base import Sample, ScanResult
 from tests.integration.test_landing import opened, overdue
 from tests.world import EICAR, TENANT, World, worlds
@@ -133,3 +134,30 @@ def test_a_form_that_is_sent_many_times_leaves_nothing_in_a_bucket_with_versions
             (found[1].key, world.document(found[1].id).source.version)
         ]
         assert list(world.served().values()) == [b"some,text\n"]
+
+
+@pytest.mark.parametrize("name", ["../other/secret.txt", "x/../../other/secret.txt", "./../other/secret.txt"])
+def test_a_key_that_leads_out_of_its_tenants_folder_is_nobodys(
+    world: World, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers that keep objects as files would find the other tenant's under it."""
+    store = world.services.quarantine
+    with store.create("drop/other/secret.txt") as writer:
+        writer.write(b"secret")
+        stat = writer.commit()
+    monkeypatch.setattr(type(store), "head", lambda *_, **__: stat)
+    assert land_key(f"drop/{TENANT}/{name}", None, world.services, actor="event") is Outcome.FOREIGN
+
+
+def test_a_dropped_file_from_a_machine_whose_clock_is_wrong_does_not_wait_for_years(tmp_path: Path) -> None:
+    for world in worlds(tmp_path, drop_after_seconds=60):
+        make_key(world.services.ledger, TENANT)
+        folder = dropped(world)
+        for name, seconds in (("years", 2_208_988_800.0), ("young", None), ("ahead", time.time() + 600)):
+            path = folder / f"{name}.txt"
+            path.write_bytes(b"some,text\n")
+            if seconds is not None:
+                os.utime(path, (seconds, seconds))
+        assert take_drops(world.services) == 1
+        with world.services.ledger.reading() as tx:
+            assert [one.name for one in tx.documents(Filters(TENANT), limit=9)[0]] == ["years.txt"]

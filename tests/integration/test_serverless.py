@@ -24,7 +24,7 @@ from scanners.base import Sample, ScannerUnavailable
 from tests.messages import s3_event, s3_test_event
 from tests.servers.moto import Moto
 from tests.system import until
-from tests.world import EICAR, TENANT, World
+from tests.world import EICAR, TENANT, World, worlds
 
 CONTEXT = SimpleNamespace(aws_request_id="c6af9ac6-7b61-11e6-9a41-93e8deadbeef", function_name="airlock-http")
 PEM = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode().strip()
@@ -321,3 +321,18 @@ def test_a_clock_sweeps(functions: Functions) -> None:
 def test_whoever_deploys_migrates(functions: Functions) -> None:
     newest = functions.world.services.ledger.revision()[1]
     assert serverless.migrate({}, CONTEXT) == {"revision": newest}
+
+
+def test_where_no_queue_of_ours_keeps_a_delay_the_message_that_waits_comes_again(tmp_path: Path) -> None:
+    for world in worlds(tmp_path):  # AIRLOCK_QUEUE=inline
+
+        def away(_: Sample) -> None:
+            raise ScannerUnavailable("clamd is away")
+
+        world.clamav.before = away
+        document_id = world.land()
+        record = sqs_record(str(document_id), "arn:aws:sqs:us-east-1:123456789012:work")
+        assert serverless._take(record, world.services) is False
+        world.clamav.before = lambda _: None
+        world.hurry(document_id)
+        assert serverless._take(record, world.services) is True

@@ -92,7 +92,7 @@ class LocalResumable:
             try:
                 if not _locked(descriptor):
                     return self._take_over(descriptor, growing, progress.offset)
-                _check(descriptor, progress.offset)
+                _check(descriptor, progress.offset, growing.path(self.root))
                 os.ftruncate(descriptor, progress.offset)
             except BaseException:
                 os.close(descriptor)
@@ -279,11 +279,13 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _check(descriptor: int, offset: int) -> None:
-    """Raises ObjectNotFound unless this is still an upload's file, and holds so many bytes."""
+def _check(descriptor: int, offset: int, path: Path | None = None) -> None:
+    """Raises ObjectNotFound unless this is still an upload's file, and holds so many bytes. With `path` it has to be
+    called so yet: between its opening and its locking somebody may have made an object of it."""
     found = os.fstat(descriptor)
     # One name only: with none it was dropped, with two it is an object already, which nobody may write into.
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size < offset:
+    named = found.st_nlink == 1 and (path is None or os.path.samestat(found, path.lstat()))
+    if not stat.S_ISREG(found.st_mode) or not named or found.st_size < offset:
         raise ObjectNotFound
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Misconfigured, ObjectNotFound, StoreUnavailable
+from pipeline.storage import local_resumable
 from pipeline.storage.abilities import Progress, token_of
 from pipeline.storage.base import LocalFiles, ObjectHeaders, ObjectRef, Provisionable, Sweepable
 from pipeline.storage.local import LocalStore
@@ -153,6 +154,29 @@ def test_a_file_that_has_become_an_object_is_not_written_into(store: LocalStore)
     (store.root / KEY).hardlink_to(file)  # a finish that was killed before it took the first name away
     with pytest.raises(ObjectNotFound):
         store.resume(KEY, progress)
+
+
+def test_a_file_that_becomes_an_object_before_it_is_locked_is_not_written_into(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever resumes is held up between opening the file and locking it, for longer than its lease."""
+    progress = store.begin(KEY)
+    with store.resume(KEY, progress) as writer:
+        writer.write(b"half")
+        before = writer.checkpoint()
+        writer.write(b"whole")
+        progress = writer.checkpoint()
+    lock = local_resumable._locked
+
+    def held_up(descriptor: int) -> bool:
+        monkeypatch.setattr(local_resumable, "_locked", lock)
+        store.finish(KEY, progress)
+        return lock(descriptor)
+
+    monkeypatch.setattr(local_resumable, "_locked", held_up)
+    with pytest.raises(ObjectNotFound):
+        store.resume(KEY, before)
+    assert b"".join(store.get(store.head(KEY).ref)) == b"halfwhole"
 
 
 @pytest.mark.parametrize("state", ["", "~", "../../x~0~1", "0" * 32, "0" * 32 + "~0~1", "0" * 32 + "~0~x"])

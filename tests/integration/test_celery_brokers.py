@@ -1,4 +1,4 @@
-"""Celery over the clouds' queues: a real worker takes a document through, by SQS on moto and Pub/Sub on its emulator."""
+"""Celery over the clouds' queues: a real worker takes a document through, by SQS (moto) and Pub/Sub (its emulator)."""
 
 from __future__ import annotations
 

@@ -64,8 +64,11 @@ def _linked(store: LocalStore, source: ObjectRef, target: Target) -> ObjectStat 
             found = os.fstat(descriptor)
             if not files.has_version(temp, source.version) or found.st_mode & 0o777 != 0o400:
                 return None
-            with files.translated():
-                return publish(temp, descriptor, target, stamp=found.st_mtime_ns, again=True)
+            try:
+                with files.translated():
+                    return publish(temp, descriptor, target, stamp=found.st_mtime_ns, again=True)
+            except ObjectNotFound:  # it is as old as the source: a sweeper has taken it for left behind
+                return None
         finally:
             os.close(descriptor)
     finally:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Misconfigured, ObjectNotFound, StoreUnavailable
-from pipeline.storage import local_resumable
+from pipeline.storage import local_compose, local_resumable
 from pipeline.storage.abilities import Progress, token_of
 from pipeline.storage.base import LocalFiles, ObjectHeaders, ObjectRef, Provisionable, Sweepable
 from pipeline.storage.local import LocalStore
@@ -177,6 +177,27 @@ def test_a_file_that_becomes_an_object_before_it_is_locked_is_not_written_into(
     with pytest.raises(ObjectNotFound):
         store.resume(KEY, before)
     assert b"".join(store.get(store.head(KEY).ref)) == b"halfwhole"
+
+
+def test_a_piece_that_waited_for_long_is_joined_although_somebody_sweeps(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "standard/acme/0b9d4d3e-6a0e-4f65-9d0a-5d1c6c1f7a55/"
+    with store.create(f"{key}piece-0") as writer:
+        writer.write(b"whole")
+        piece = writer.commit()
+    publish = local_compose.publish
+    swept = []
+
+    def in_between(*args: object, **more: object) -> object:
+        swept.append(store.abort_stale_uploads(timedelta(0)))
+        return publish(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(local_compose, "publish", in_between)
+    made = store.compose([piece.ref], f"{key}original")
+    assert swept == [1]
+    assert b"".join(store.get(made.ref)) == b"whole"
+    assert list((store.root / ".incoming").iterdir()) == []
 
 
 @pytest.mark.parametrize("state", ["", "~", "../../x~0~1", "0" * 32, "0" * 32 + "~0~1", "0" * 32 + "~0~x"])

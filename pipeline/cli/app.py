@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli import alive, buckets, doctor, documents, events, keys, policy, receipts, run, serve, upload
+from pipeline.cli import alive, batch, buckets, doctor, documents, events, keys, policy, receipts, run, serve, upload
 
 app = typer.Typer(
     name="airlock",
@@ -19,6 +19,7 @@ SERVICE = "The service"
 CARE = "Looking after it"
 
 app.command(rich_help_panel=CLIENT)(upload.upload)
+app.command(rich_help_panel=CLIENT)(batch.batch)
 app.command(rich_help_panel=CLIENT)(documents.status)
 app.command(rich_help_panel=CLIENT)(documents.retry)
 app.command("verify-receipt", rich_help_panel=CLIENT)(receipts.verify_receipt)

@@ -105,14 +105,17 @@ def _send_all(client: Client, sendings: list[Sending], *, quiet: bool) -> bool:
     return failed
 
 
-def send(client: Client, sending: Sending, sent: Callable[[int], None]) -> None:
-    """Send one file and note the document that it became. Raises Refused, Unavailable, AirlockError."""
+def send(client: Client, sending: Sending, sent: Callable[[int], None], *, key: str | None = None) -> None:
+    """Send one file and note the document that it became; `key`: its Idempotency-Key.
+
+    Raises Refused, Unavailable, AirlockError.
+    """
     headers = {
         "Content-Type": _declared(sending.path),
         "Content-Length": str(sending.size),
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(os.fsencode(sending.path.name), safe='')}",
         # The same for every attempt at this file, so that a lost answer makes no second document.
-        "Idempotency-Key": str(uuid4()),
+        "Idempotency-Key": key or str(uuid4()),
     }
     document = client.call("POST", "/v1/documents", headers, lambda: sending.pieces(sent)).json()
     if document.get("sha256") not in (None, sending.sha256):

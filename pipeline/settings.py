@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     takes: Takes = Takes.ALL
     dispatch_singles: int = Field(4, ge=1)  # documents of a tenant on their way before the next counts as one of many
     dispatch_window: int = Field(64, ge=0)  # documents of a tenant in the broker at once, of many; 0: all of them
+    batch_items: int = Field(100_000, ge=1)  # in one batch
+    batch_window: int = Field(256, ge=1)  # documents of one batch on their way at once
+    batch_seconds: float = Field(1.0, ge=0.05)  # how often beat looks after batches
+    batches_open: int = Field(100, ge=1)  # batches of one tenant that have not ended
 
     clamd_url: str = "unix:///run/clamav/clamd.ctl"  # or tcp://host:3310; none: this process scans nothing
     clamd_conf: Path | None = None  # where clamd's configuration can be read, its limits are compared with ours

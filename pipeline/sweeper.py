@@ -15,6 +15,7 @@ from datetime import timedelta
 
 from pipeline.erase import erase
 from pipeline.errors import AirlockError, Conflict, LedgerUnavailable, QueueUnavailable, StoreUnavailable
+from pipeline.feeding import drop_unsent, feed
 from pipeline.lanes import ring_for
 from pipeline.outbox import relay
 from pipeline.services import Services
@@ -38,6 +39,8 @@ def sweep(services: Services) -> dict[str, int]:
         {
             "rung": ring_stranded,
             "turned": give_turns,
+            "fed": lambda services: feed(services, seconds=2.0),  # where no beat runs, but a clock that calls
+            "unsent": drop_unsent,
             "expired": expire_due,
             "erased": erase_due,
             "given_up": expire_uploads,
@@ -205,6 +208,11 @@ def run_beat(services: Services, stop: threading.Event) -> None:
     )
     slow.start()
     _keep_time(
+    # A batch of thousands takes seconds of each store and database call's time: what waits must not wait for it either.
+    batches = threading.Thread(
+        target=_keep_time, args=({lambda: feed(services): settings.batch_seconds}, stop), name="batches"
+    )
+    batches.start()
         {
             lambda: relay(services, older_than=age): settings.relay_seconds,
             lambda: sweep(services): settings.sweep_seconds,
@@ -212,6 +220,7 @@ def run_beat(services: Services, stop: threading.Event) -> None:
         stop,
     )
     slow.join()
+    batches.join()
 
 
 def _keep_time(duties: Mapping[Callable[[], object], float], stop: threading.Event) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from pipeline.batches import Batch, BatchState, Change, ItemState, NewItem, Source
 from pipeline.errors import BadRequest, Conflict, LeaseLost, NotFound
+from pipeline.ledger.queries.feeding import Owned
 from pipeline.ledger.session import Ledger
 from pipeline.states import State
-from tests.contract.ledger_fixtures import LAPSED, MINUTE, at_once, brought_to, inserted, ledger
+from tests.contract.ledger_fixtures import LAPSED, MINUTE, SHA, at_once, brought_to, inserted, ledger
 
 __all__ = ["ledger"]
 
@@ -229,8 +230,8 @@ def test_documents_are_told_to_their_own_tenant_only(ledger: Ledger) -> None:
     mine, failed, other = inserted(ledger), brought_to(ledger, State.FAILED), inserted(ledger, "other")
     with ledger.reading() as tx:
         assert tx.owned([mine, failed, other, uuid4()], tenant="acme") == {
-            mine: (State.QUARANTINED, None),
-            failed: (State.FAILED, None),
+            mine: Owned(State.QUARANTINED, None, SHA),
+            failed: Owned(State.FAILED, None, SHA),
         }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from uuid import UUID
@@ -78,6 +79,15 @@ DROPPED = (
 def origin_of(key: str) -> str:
     """What a drop is found by once its object is gone: keys are too long for an index."""
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A document of the tenant's own: where it is, why, and what its bytes are."""
+
+    state: State
+    reason: str | None = None
+    sha256: str | None = None
 
 
 class FeedQueries(BatchQueries):
@@ -185,13 +195,13 @@ class FeedQueries(BatchQueries):
         self._write(insert(batch_events), event)
         return True
 
-    def owned(self, ids: Collection[UUID], *, tenant: str) -> dict[UUID, tuple[State, str | None]]:
-        """Where each of the tenant's own documents among these is, and the reason, where it has one."""
-        found: dict[UUID, tuple[State, str | None]] = {}
+    def owned(self, ids: Collection[UUID], *, tenant: str) -> dict[UUID, Owned]:
+        """The tenant's own documents among these, as far as their items need to know."""
+        found: dict[UUID, Owned] = {}
         for some in chunks(ids):
-            query = select(documents.c.id, documents.c.state, documents.c.reason)
+            query = select(documents.c.id, documents.c.state, documents.c.reason, documents.c.sha256)
             rows = self._read(query.where(documents.c.id.in_(some), documents.c.tenant == tenant))
-            found |= {row.id: (State(row.state), row.reason) for row in rows}
+            found |= {row.id: Owned(State(row.state), row.reason, row.sha256) for row in rows}
         return found
 
     def dropped(self, tenant: str, key: str) -> list[Line]:

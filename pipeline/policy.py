@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import Misconfigured
-from pipeline.storage.keys import NAME
+from pipeline.storage.keys import NAME, is_class
 
 UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
@@ -94,6 +94,13 @@ class Retention(_Section):
     name: str = Field(alias="class", pattern=f"^{NAME.pattern}$")
     days: float = Field(gt=0)
     rejected_days: float = Field(ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if not is_class(name):
+            raise ValueError(f"{name} is where others put their files: a class needs another name")
+        return name
 
 
 class Quota(_Section):

@@ -27,6 +27,7 @@ def test_the_one_that_ships_is_valid_and_its_digest_is_of_what_it_says(tmp_path:
         ("depth = 8", "depth = 0", "limits.depth"),
         ('mode = "optional"', 'mode = "sometimes"', "recognize.mode"),
         ('class = "standard"', 'class = "../escape"', "retention.class"),
+        ('class = "standard"', 'class = "drop"', "retention.class"),  # where others put their files
         ('["mime", "structure", "clamav"]', '["mime"]', "scan.required"),
         ('["mime", "structure", "clamav"]', "[]", "scan.required"),
         ("version = 1", "version = 2", "version"),

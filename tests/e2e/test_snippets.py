@@ -38,9 +38,9 @@ def snippets(kind: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.fixture(scope="module", params=["files", "s3"])
+@pytest.fixture(scope="module", params=["files", "s3", "gcs"])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, System]]:
-    """A whole system on local files, or on S3."""
+    """A whole system on local files, on S3, or on the double of Cloud Storage."""
     kind = request.param
     if not snippets(kind):
         pytest.skip("no snippet asks for it")
@@ -48,8 +48,8 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     environment = {"AIRLOCK_BROKER_URL": request.getfixturevalue("redis_url"), "AIRLOCK_DROP_AFTER_SECONDS": "0"}
     environment |= {"AIRLOCK_RECONCILE_SECONDS": "1", "AIRLOCK_CORS_ORIGINS": "https://app.example.com"}
     environment |= {"AIRLOCK_EVENT_SECRET": "the secret of the bucket's webhook"}
-    if kind == "s3":
-        server = request.getfixturevalue("s3_server")
+    if kind != "files":
+        server = request.getfixturevalue(f"{kind}_server")
         environment |= server.environment()
         for role in ("quarantine", "serving"):
             environment[f"AIRLOCK_{role.upper()}_URL"] = server.url(f"snippets-{role}")

@@ -25,6 +25,10 @@ def assemble(job: Job, _hand: Hand, services: Services) -> Advance:
         StoreError: it could not; the parts are still there, and it is tried again.
         StepRefused: the key is taken by other bytes, or the store cannot do this.
     """
+    if job.document.size > services.policy.limits.bytes:
+        # Dropped, or announced under an earlier policy: a copy of it might fill the store before anybody looks at it.
+        limit = services.policy.limits.bytes
+        return _refused(Reason.TOO_LARGE, f"The limit is {limit} bytes in one file.", services)
     with services.ledger.reading() as tx:
         upload = tx.upload(job.document.id)
         parts = tx.upload_parts(upload.id)

@@ -18,8 +18,8 @@ from pipeline.documents import Filters, Upload, UploadMethod, UploadState
 from pipeline.errors import BadRequest
 from pipeline.landing import Outcome, land_key
 from pipeline.ledger.queries import Transaction
-from pipeline.states import State
-from pipeline.sweeper import reconcile
+from pipeline.states import Reason, State
+from pipeline.sweeper import reconcile, sweep
 from pipeline.unfinished import expire_uploads, take_drops
 from scanners.base import Sample, ScanResult
 from tests.integration.test_landing import opened, overdue
@@ -165,3 +165,18 @@ def test_a_dropped_file_from_a_machine_whose_clock_is_wrong_does_not_wait_for_ye
         assert take_drops(world.services) == 1
         with world.services.ledger.reading() as tx:
             assert [one.name for one in tx.documents(Filters(TENANT), limit=9)[0]] == ["years.txt"]
+
+
+def test_a_dropped_file_beyond_the_limit_is_not_even_copied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs its sender nothing: a sparse file has whatever size it says."""
+    path = dropped(world) / "sparse.bin"
+    with path.open("wb") as file:
+        file.truncate(1 << 42)
+    monkeypatch.setattr(type(world.services.quarantine), "compose", lambda *_, **__: pytest.fail("it was copied"))
+    assert land_key(f"drop/{TENANT}/sparse.bin", None, world.services, actor="event") is Outcome.TAKEN
+    with world.services.ledger.reading() as tx:
+        [document] = tx.documents(Filters(TENANT), limit=2)[0]
+    assert world.run(document.id) is State.REJECTED
+    assert world.document(document.id).reason is Reason.TOO_LARGE
+    sweep(world.services)
+    assert world.quarantined() == []

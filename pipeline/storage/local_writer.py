@@ -204,7 +204,8 @@ def kept_with(folder: int, name: str, version: str) -> dict[str, Any]:
             f".{name}.{version}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder
         )
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP):
+        # Closed to us, or a socket: then it is not ours, and must not keep anybody from the files around it.
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.ENXIO):
             return {}
         raise
     with os.fdopen(descriptor, "rb") as file:

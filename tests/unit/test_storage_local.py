@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from datetime import timedelta
@@ -17,6 +19,7 @@ from pipeline.storage import local_compose, local_resumable
 from pipeline.storage.abilities import Progress, token_of
 from pipeline.storage.base import LocalFiles, ObjectHeaders, ObjectRef, Provisionable, Sweepable
 from pipeline.storage.local import LocalStore
+from pipeline.storage.local_writer import publish
 
 KEY = "standard/acme/0/original"
 HEADERS = ObjectHeaders("application/pdf", "attachment")
@@ -186,7 +189,6 @@ def test_a_piece_that_waited_for_long_is_joined_although_somebody_sweeps(
     with store.create(f"{key}piece-0") as writer:
         writer.write(b"whole")
         piece = writer.commit()
-    publish = local_compose.publish
     swept = []
 
     def in_between(*args: object, **more: object) -> object:
@@ -298,6 +300,27 @@ def test_headers_that_another_program_put_there_do_no_harm(store: LocalStore, fo
         os.mkfifo(beside)
     else:
         beside.write_bytes(forged)
+    assert store.head("drop/a.txt").headers == ObjectHeaders()
+
+
+@pytest.mark.cwe(400)
+@pytest.mark.parametrize("kind", ["closed", "socket"])
+def test_headers_that_cannot_be_opened_hide_no_file(
+    store: LocalStore, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store.root / "drop"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(b"dropped")
+    version = store.head("drop/a.txt").ref.version
+    beside, opened = folder / f".a.txt.{version}", os.open
+    os.mknod(beside, stat.S_IFREG if kind == "closed" else stat.S_IFSOCK | 0o600)
+
+    def refused(path: str, *args: object, **more: object) -> int:
+        if path == beside.name and kind == "closed":  # root may open it anyway
+            raise PermissionError(errno.EACCES, "closed")
+        return opened(path, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refused)
     assert store.head("drop/a.txt").headers == ObjectHeaders()
 
 

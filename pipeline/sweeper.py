@@ -24,7 +24,7 @@ from pipeline.storage.abilities import token_of
 from pipeline.storage.base import Sweepable
 from pipeline.strays import adopt_unannounced, remove_stray_from_quarantine, remove_stray_from_serving
 from pipeline.telemetry import logger
-from pipeline.unfinished import clean_uploads, expire_uploads, forget_uploads, take_drops
+from pipeline.unfinished import clean_uploads, expire_uploads, forget_uploads, land_uploads, take_drops
 
 log = logger(__name__)
 
@@ -56,6 +56,7 @@ def reconcile(services: Services) -> dict[str, int]:
         {
             "adopted": adopt_unannounced,
             "dropped_in": take_drops,
+            "landed": land_uploads,
             "unneeded": remove_stray_from_quarantine,
             "unserved": remove_stray_from_serving,
             "aborted": abort_unfinished,
@@ -207,20 +208,20 @@ def run_beat(services: Services, stop: threading.Event) -> None:
         target=_keep_time, args=({lambda: reconcile(services): settings.reconcile_seconds}, stop), name="reconcile"
     )
     slow.start()
-    _keep_time(
     # A batch of thousands takes seconds of each store and database call's time: what waits must not wait for it either.
     batches = threading.Thread(
         target=_keep_time, args=({lambda: feed(services): settings.batch_seconds}, stop), name="batches"
     )
     batches.start()
+    _keep_time(
         {
             lambda: relay(services, older_than=age): settings.relay_seconds,
             lambda: sweep(services): settings.sweep_seconds,
         },
         stop,
     )
-    slow.join()
     batches.join()
+    slow.join()
 
 
 def _keep_time(duties: Mapping[Callable[[], object], float], stop: threading.Event) -> None:

@@ -84,8 +84,15 @@ async def params(request: Request, who: Writer, filename: str | None = None, typ
         return JSONResponse({"method": "POST", "url": todo.url, "fields": dict(todo.fields), **more})
     if not isinstance(todo, SignedPut):
         raise TypeError("neither a form nor a PUT")
+    # Of the fields version 5 sends none with a PUT, but gives the key to the page.
     return JSONResponse(
-        {"method": todo.method, "url": todo.url, "headers": request_headers(todo), "fields": {}, **more}
+        {
+            "method": todo.method,
+            "url": todo.url,
+            "headers": request_headers(todo),
+            "fields": {"key": upload.key},
+            **more,
+        }
     )
 
 

@@ -63,6 +63,7 @@ def assemble(settings: Settings | None, services: Services | None) -> FastAPI:
         openapi_tags=[
             {"name": "documents", "description": "Upload, follow, download, delete."},
             {"name": "uploads", "description": "In several requests, whatever breaks in between."},
+            {"name": "batches", "description": "Many documents and one answer."},
             {"name": "policy", "description": "What is accepted, and how to verify what was cleared."},
             {"name": "objects", "description": "Where signed URLs of the local store lead."},
             {"name": "notifications", "description": "Where clouds and buckets tell of objects."},

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from ingest_api import documents, events, health, notifications, objects, public, reference, tasks
+from ingest_api import (
+    batch_events,
+    batch_results,
+    batches,
+    documents,
+    events,
+    health,
+    notifications,
+    objects,
+    public,
+    reference,
+    tasks,
+)
 from ingest_api.uploads import chunks, direct, presigned, tus, uppy
 
 ROUTERS = tuple(
@@ -15,6 +27,9 @@ ROUTERS = tuple(
         uppy,
         documents,
         events,
+        batches,
+        batch_events,
+        batch_results,
         notifications,
         objects,
         public,

@@ -15,6 +15,7 @@ from pipeline.services import Services
 
 if TYPE_CHECKING:
     from ingest_api.auth import KeyCache
+    from ingest_api.batch_events import BatchWatcher
     from ingest_api.events import Watcher
     from ingest_api.health import Health
     from ingest_api.metrics import Metrics
@@ -76,6 +77,7 @@ class Web:
 
     def __init__(self, services: Services) -> None:
         from ingest_api.auth import KeyCache
+        from ingest_api.batch_events import BatchWatcher
         from ingest_api.events import Watcher
         from ingest_api.health import Health
         from ingest_api.metrics import Metrics
@@ -91,6 +93,7 @@ class Web:
         self.metrics: Metrics = Metrics()
         self.health: Health = Health(services, self.threads)
         self.watcher: Watcher = Watcher(services, self.threads)
+        self.batch_watcher: BatchWatcher = BatchWatcher(services, self.threads)
         self.holdings: Holdings = Holdings(services)
 
     async def close(self) -> None:
@@ -98,6 +101,7 @@ class Web:
         made them."""
         await self.holdings.close()
         await self.watcher.close()
+        await self.batch_watcher.close()
         self.threads.close()
 
 

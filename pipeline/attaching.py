@@ -19,8 +19,9 @@ from pipeline.errors import (
     TooMany,
     UploadGone,
 )
-from pipeline.landing import DROP, Hints, Outcome, drop_id, land_drop
+from pipeline.landing import Hints, Outcome, drop_id, land_drop
 from pipeline.ledger.clock import instant
+from pipeline.loading import is_in_drop_folder
 from pipeline.services import Services
 from pipeline.states import State
 from pipeline.storage.base import LocalFiles
@@ -34,11 +35,6 @@ log = logger(__name__)
 # An object that is gone may have become a document before the batch was made: an event was faster. But the same name
 # may also have been used the month before.
 RECENT = timedelta(days=1)
-
-
-def drop_folder(tenant: str) -> str:
-    """Where a tenant's objects come from, and the only place that its batches may name."""
-    return f"{DROP}{tenant}/"
 
 
 class Attacher:
@@ -87,6 +83,10 @@ class Attacher:
             if exc.waits:
                 raise
             return Change(item.seq, item.state, ItemState.FAILED, error=exc.code)
+        except Exception as exc:  # noqa: BLE001  logged: a key can be any text, and no library foresees them all
+            # One item must not keep the others of its batch from theirs. Its message may quote the key.
+            log.error("item failed", batch=str(batch.id), item=item.seq, error=type(exc).__name__)  # noqa: TRY400
+            return Change(item.seq, item.state, ItemState.FAILED, error=AirlockError.code)
 
     def _upload(self, batch: Batch, item: Item) -> Change:
         """No document has this id: it may be an upload that is not whole yet."""
@@ -109,7 +109,7 @@ class Attacher:
         """Make a document of an object in the tenant's drop folder, or find the one that it has become."""
         given, store = item.given, self._services.quarantine
         key = given.key or ""
-        if not key.startswith(drop_folder(batch.tenant)):
+        if not is_in_drop_folder(key, batch.tenant):
             raise ObjectNotFound
         try:
             stat = store.head(key)

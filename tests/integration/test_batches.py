@@ -313,6 +313,29 @@ def test_a_batch_of_nothing_ends_at_once(world: World) -> None:
     assert (over.state, over.total, over.truncated) == (BatchState.COMPLETED, 0, False)
 
 
+def test_a_key_can_be_any_text_and_fails_by_itself(either: World) -> None:
+    world = either
+    odd = ["Größe, 1.csv", "a//b", "a\nb", "./a", "a/../../b", "\x01", " ", "x" * 900, "%2e%2e", "a?versionId=1", "🧾"]
+    good = dropped(world, 1)[0]
+    batch = made(world, *by_key(*(f"drop/{TENANT}/{name}" for name in odd), good))
+    assert work_off(world, batch).counts == {ItemState.FAILED: len(odd), ItemState.AVAILABLE: 1}
+    assert set(errors(world, batch).values()) <= {"object-not-found", "store-error", "internal-error"}
+
+
+def test_an_item_that_meets_a_bug_fails_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = dropped(world, 2)
+    head = world.services.quarantine.head
+
+    def bug(key: str, *args: Any) -> ObjectStat:
+        if key == keys[0]:
+            raise ZeroDivisionError
+        return head(key, *args)
+
+    monkeypatch.setattr(world.services.quarantine, "head", bug)
+    over = work_off(world, made(world, *by_key(*keys)))
+    assert (over.counts, errors(world, over)) == ({ItemState.FAILED: 1, ItemState.AVAILABLE: 1}, {0: "internal-error"})
+
+
 def test_a_store_that_is_away_fails_no_item(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = made(world, *by_key(*dropped(world, 3)))
 

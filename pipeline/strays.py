@@ -93,7 +93,7 @@ def _of_upload(upload: Upload, stat: ObjectStat, place: Place, services: Service
     if place.part == "original" and upload.method in SENT_WHOLE and upload.state is not UploadState.ABORTED:
         return land_upload(upload, services, actor="sweeper") is Outcome.TAKEN
     if upload.state in (UploadState.ABORTED, UploadState.EXPIRED):
-        services.quarantine.delete(stat.ref)
+        _remove(stat.ref, None, services.quarantine)
     return False  # of an open one, or a finished piece that waits for the others
 
 

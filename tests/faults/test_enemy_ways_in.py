@@ -20,7 +20,8 @@ from pipeline.landing import Outcome, land_key
 from pipeline.ledger.queries import Transaction
 from pipeline.states import Reason, State
 from pipeline.sweeper import reconcile, sweep
-from pipeline.unfinished import expire_uploads, take_drops
+from pipeline.unfinished import clean_uploads, expire_uploads, take_drops
+from pipeline.uploads import give_up
 from scanners.base import Sample, ScanResult
 from tests.integration.test_landing import opened, overdue
 from tests.world import EICAR, TENANT, World, worlds
@@ -124,6 +125,17 @@ def test_a_form_that_is_sent_many_times_leaves_nothing_in_a_bucket_with_versions
 
         def send(upload: Upload, body: bytes, store: Any = store) -> None:
             store.client.put_object(Bucket=store.bucket, Key=upload.key, Body=body)
+
+        given_up, late = (opened(world, UploadMethod.POST, size=None) for _ in range(2))
+        for upload in (given_up, late):
+            assert give_up(upload, world.services)
+        for _ in range(3):
+            send(given_up, b"again")
+        assert clean_uploads(world.services) == 2
+        for _ in range(3):
+            send(late, b"again")
+        reconcile(world.services)
+        assert "Versions" not in store.client.list_object_versions(Bucket=store.bucket)
 
         found = [opened(world, UploadMethod.POST, size=None) for _ in range(2)]
         for upload, body in zip(found, (b"some,text\n", EICAR), strict=True):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.batches import ALIVE, OVER, Batch, BatchState, ItemState, Source
+from pipeline.batches import OVER, Batch, BatchState, ItemState, Source
 from pipeline.loading import Loader
 
 EXAMPLE: dict[str, Any] = {
@@ -101,6 +101,3 @@ def _members(batch: Batch) -> dict[str, Any]:
     own = {"ended", "links", "truncated"}
     taken = {name: getattr(batch, name) for name in BatchOut.model_fields if name not in own}
     return {**taken, "ended": batch.ended, "truncated": batch.truncated, "links": links_of(batch)}
-
-
-__all__ = ["ALIVE", "BatchCreated", "BatchOut", "BatchPage", "created", "shown"]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
+import anyio
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from ingest_api.auth import Principal, Reader, Writer
+from ingest_api.batch_bodies import BODY, JSON, Given, of_json, read_manifest
 from ingest_api.batch_schemas import (
     CANCELLED_FROM,
-    EXAMPLE,
     RETRIED_FROM,
     BatchCreated,
     BatchOut,
@@ -23,11 +22,11 @@ from ingest_api.batch_schemas import (
     shown,
 )
 from ingest_api.problems import InvalidParameters, Stalled, UnsupportedContent, correlation_of, documented
-from ingest_api.uploads.bodies import read_body, wrong
+from ingest_api.uploads.bodies import read_body
 from ingest_api.uploads.idempotency import idempotency_key
 from ingest_api.uploads.stream import refuse_coded, unstalled
 from ingest_api.web import Web, web_of
-from pipeline.batches import Batch, BatchState, ItemState, NewItem, Source
+from pipeline.batches import Batch, BatchState, ItemState, Source
 from pipeline.errors import (
     BadRequest,
     Conflict,
@@ -41,64 +40,13 @@ from pipeline.errors import (
     Unauthorized,
 )
 from pipeline.loading import Loader
-from pipeline.manifest import Format, ManifestReader, item_of
+from pipeline.manifest import Format
 from pipeline.names import clean_name
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 JSON_BYTES = 4 << 20  # longer lists are sent as manifests
-PIECE = 64 << 10  # of a manifest, for one hop into a thread
-_JSON = "application/json"
 
-_MANIFEST = {"schema": {"type": "string"}}
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "JSON with one of `uploads`, `objects` and `prefix`; or a manifest, a line an item.",
-        "content": {
-            _JSON: {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "name": {"type": "string", "description": "For people."},
-                        "uploads": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "uuid"},
-                            "description": "Ids of uploads, open or complete, or of documents.",
-                        },
-                        "objects": {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "required": ["key"],
-                                "properties": {
-                                    member: {"type": "string"}
-                                    for member in ("key", "version", "name", "type", "sha256")
-                                },
-                            },
-                            "description": "Objects below `drop/{tenant}/` in the quarantine bucket.",
-                        },
-                        "prefix": {"type": "string", "description": "All objects below it: `drop/{tenant}/...`."},
-                    },
-                },
-                "examples": {
-                    "objects": {"value": {"objects": [{"key": "drop/acme/may/1.pdf", "name": "Invoice 1.pdf"}]}},
-                    "prefix": {"value": {"name": "May", "prefix": "drop/acme/may/"}},
-                },
-            },
-            Format.CSV.value: {**_MANIFEST, "example": "key,name,sha256\ndrop/acme/may/1.pdf,Invoice 1.pdf,\n"},
-            Format.NDJSON.value: {**_MANIFEST, "example": '{"key": "drop/acme/may/1.pdf", "name": "Invoice 1.pdf"}\n'},
-        },
-    },
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "schema": {"type": "string", "maxLength": 255},
-            "description": "Sent again with the same body, the first answer comes back and there is one batch.",
-        },
-    ],
-}
 _COMMON = documented(Unauthorized, Forbidden)
 _ONE = documented(Unauthorized, Forbidden, NotFound)
 
@@ -124,7 +72,7 @@ _ONE = documented(Unauthorized, Forbidden, NotFound)
             LedgerUnavailable,
         ),
     },
-    openapi_extra=_BODY,
+    openapi_extra=BODY,
 )
 async def create(
     request: Request,
@@ -139,8 +87,8 @@ async def create(
     refuse_coded(request.headers)
     key = idempotency_key(request.headers)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in (_JSON, *Format):
-        raise UnsupportedContent(f"A batch is {_JSON}, or a manifest in {Format.CSV.value} or {Format.NDJSON.value}.")
+    if kind not in (JSON, *Format):
+        raise UnsupportedContent(f"A batch is {JSON}, or a manifest in {Format.CSV.value} or {Format.NDJSON.value}.")
     earlier = await web.threads.rows(_earlier, web, who, key) if key is not None else None
     digest = sha256(f"batch\n{kind}\n{name or ''}\n".encode())
     loader: Loader | None = None
@@ -149,20 +97,25 @@ async def create(
             async for piece in unstalled(request.stream()):
                 digest.update(piece)
             return await _again(web, who, earlier, digest.hexdigest())
-        if kind == _JSON:
+        given = Given(Source.MANIFEST, name)
+        if kind == JSON:
             body = await read_body(request, JSON_BYTES)
             digest.update(body)
-            loader = await web.threads.rows(_of_json, web, who, correlation_of(request.scope), body)
+            given = await web.threads.rows(of_json, body)
+        loader = Loader(
+            web.services,
+            who.tenant,
+            given.source,
+            correlation_id=correlation_of(request.scope),
+            name=clean_name(given.name),
+            prefix=given.prefix,
+        )
+        if kind == JSON:
+            await web.threads.rows(loader.add, given.items)
         else:
-            loader = Loader(
-                web.services,
-                who.tenant,
-                Source.MANIFEST,
-                correlation_id=correlation_of(request.scope),
-                name=clean_name(name),
-            )
-            await _read_manifest(web, unstalled(request.stream()), Format(kind), loader, digest)
+            await read_manifest(web.threads, unstalled(request.stream()), Format(kind), loader, digest)
         batch = await web.threads.rows(loader.start, None if key is None else (key, digest.hexdigest()))
+        return _answer(created(batch, loader))
     except ObjectExists:
         await _drop(web, loader)
         first = await web.threads.rows(_earlier, web, who, key or "")
@@ -172,69 +125,13 @@ async def create(
     except BaseException:
         await _drop(web, loader)
         raise
-    return _answer(created(batch, loader))
-
-
-def _of_json(web: Web, who: Principal, correlation_id: str, body: bytes) -> Loader:
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadRequest("The body is not JSON.") from None
-    if not isinstance(given, dict):
-        raise BadRequest("The body is a JSON object.")
-    sources = [source for source in (Source.UPLOADS, Source.OBJECTS, Source.PREFIX) if source.value in given]
-    if len(sources) != 1:
-        raise BadRequest("A batch is made of one of `uploads`, `objects` and `prefix`.")
-    [source], name, prefix = sources, given.get("name"), given.get("prefix")
-    if name is not None and not isinstance(name, str):
-        wrong("name", "is a string")
-    if prefix is not None and (not isinstance(prefix, str) or not 0 < len(prefix.encode("utf-8", "replace")) <= 1024):
-        wrong("prefix", "is a string of at most 1024 bytes")
-    loader = Loader(
-        web.services, who.tenant, source, correlation_id=correlation_id, name=clean_name(name), prefix=prefix
-    )
-    if source is not Source.PREFIX:
-        loader.add(_items(source, given[source.value]))
-    return loader
-
-
-def _items(source: Source, listed: object) -> list[NewItem]:
-    if not isinstance(listed, list):
-        wrong(source.value, "is a list")
-    found: list[NewItem] = []
-    for number, one in enumerate(listed):
-        members = {"id" if source is Source.UPLOADS else "key": one} if isinstance(one, str) else one
-        try:
-            if not isinstance(members, dict) or ("key" in members) != (source is Source.OBJECTS):
-                raise ValueError("It is not what belongs into this list.")  # noqa: TRY301
-            found.append(item_of(members))
-        except ValueError as exc:
-            wrong(f"{source.value}.{number}", str(exc).rstrip("."))
-    return found
-
-
-async def _read_manifest(
-    web: Web,
-    stream: AsyncIterator[bytes],
-    format: Format,  # noqa: A002
-    loader: Loader,
-    digest: Any,
-) -> None:
-    """Pieces as they come, so that a manifest of any length takes the memory of one piece and one block of items."""
-    reader, piece = ManifestReader(format), bytearray()
-    async for chunk in stream:
-        digest.update(chunk)
-        piece += chunk
-        if len(piece) >= PIECE:
-            taken, piece = bytes(piece), bytearray()
-            await web.threads.rows(lambda taken=taken: loader.add(reader.feed(taken)))  # type: ignore[misc]
-    await web.threads.rows(lambda: loader.add([*reader.feed(bytes(piece)), *reader.close()]))
 
 
 async def _drop(web: Web, loader: Loader | None) -> None:
     """What it has written goes; should even that fail, the sweeper finds it."""
     if loader is not None:
-        await web.threads.rows(loader.drop)
+        with anyio.CancelScope(shield=True):
+            await web.threads.rows(loader.drop)
 
 
 def _earlier(web: Web, who: Principal, key: str) -> tuple[str, UUID] | None:
@@ -252,7 +149,7 @@ async def _again(web: Web, who: Principal, earlier: tuple[str, UUID], fingerprin
 
 def _answer(body: BatchOut, **headers: str) -> Response:
     headers["Location"] = body.links["self"]
-    return Response(body.model_dump_json(exclude_none=True), 202, headers, media_type=_JSON)
+    return Response(body.model_dump_json(exclude_none=True), 202, headers, media_type=JSON)
 
 
 def _one(web: Web, who: Principal, batch_id: UUID) -> Batch:
@@ -335,6 +232,3 @@ async def _asked(web: Web, who: Principal, batch_id: UUID, to: BatchState) -> Ba
             return tx.ask_batch(batch_id, tenant=who.tenant, to=to, start=start)
 
     return shown(await web.threads.rows(ask))
-
-
-__all__ = ["EXAMPLE", "router"]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
+from pipeline.batches import BatchEvent
 from pipeline.documents import Event, Stranded
 from pipeline.errors import AirlockError, QueueUnavailable
 from pipeline.lanes import ring_for
@@ -28,6 +29,8 @@ QUIET_SECONDS = 5.0  # how long a broker that is down is left alone: whoever upl
 
 # Takes one event; raises an AirlockError to have it, and what follows it in its document, come again.
 Sink = Callable[[Event], None]
+# The same for the end of a batch.
+BatchSink = Callable[[BatchEvent], None]
 
 
 class Announcer:
@@ -142,3 +145,31 @@ def _send(
             continue
         sent.append(event.id)
     return sent, bool(held)
+
+
+def relay_batches(services: Services, *, sinks: Sequence[BatchSink]) -> int:
+    """Tell every sink of batches that have ended; how many events went. Each goes out at least once, those of one batch
+    in their order. Without a sink they stay in the outbox: whoever delivers them one day finds all of them.
+    """
+    done = 0
+    while sinks:
+        with services.ledger.reading() as tx:
+            events = tx.unrelayed_batch_events(BATCH)
+        sent: list[int] = []
+        held: set[UUID] = set()
+        for event in events:
+            try:
+                if event.batch_id not in held:
+                    for sink in sinks:
+                        sink(event)
+                    sent.append(event.id)
+            except AirlockError as exc:
+                log.warning("batch event not relayed", error=exc.code, batch=str(event.batch_id))
+                held.add(event.batch_id)
+        if sent:
+            with services.ledger.begin() as tx:
+                tx.mark_batch_events(sent)
+        done += len(sent)
+        if held or len(events) < BATCH:
+            break
+    return done

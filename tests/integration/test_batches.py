@@ -15,14 +15,14 @@ from sqlalchemy import update
 
 from pipeline import attaching, feeding
 from pipeline.api_keys import make_key
-from pipeline.batches import Batch, BatchState, ItemState, NewItem, Source
+from pipeline.batches import Batch, BatchEvent, BatchState, ItemState, NewItem, Source
 from pipeline.documents import Filters, UploadMethod, UploadState
 from pipeline.errors import Conflict, StoreUnavailable
 from pipeline.feeding import drop_unsent, feed
 from pipeline.invariants import violations
 from pipeline.landing import drop_id, land_drop
 from pipeline.ledger.models import batches
-from pipeline.outbox import relay
+from pipeline.outbox import relay, relay_batches
 from pipeline.settings import QueueKind
 from pipeline.states import State
 from pipeline.storage.base import ObjectStat
@@ -441,3 +441,22 @@ def test_documents_that_are_deleted_or_wait_for_a_person_are_told_as_that(world:
     with world.services.ledger.begin() as tx:
         tx.move(reviewed, tenant=TENANT, to=State.REJECTED, actor="person")
     assert work_off(world, batch).counts == {ItemState.DELETED: 1, ItemState.REJECTED: 1}
+
+
+def test_each_end_is_told_to_every_sink_until_it_is_taken(world: World) -> None:
+    ended = [work_off(world, made(world, *by_key(key))) for key in dropped(world, 2)]
+    assert relay_batches(world.services, sinks=[]) == 0  # nobody is there to be told: it is kept
+    told: list[BatchEvent] = []
+    away = True
+
+    def sink(event: BatchEvent) -> None:
+        if away and event.batch_id == ended[0].id:
+            raise StoreUnavailable
+        told.append(event)
+
+    assert relay_batches(world.services, sinks=[sink]) == 1
+    away = False
+    assert relay_batches(world.services, sinks=[sink]) == 1
+    assert relay_batches(world.services, sinks=[sink]) == 0
+    assert [event.batch_id for event in told] == [ended[1].id, ended[0].id]
+    assert {(event.kind, event.tenant, event.run) for event in told} == {("batch.completed", TENANT, 1)}

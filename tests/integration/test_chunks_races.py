@@ -135,10 +135,12 @@ def test_a_silent_client_is_let_go(chunks: Chunks, monkeypatch: pytest.MonkeyPat
     assert chunks.row(session)[1] == []
 
 
-def test_a_session_that_ends_while_a_chunk_is_on_its_way(chunks: Chunks) -> None:
+@pytest.mark.parametrize("same", [False, True])
+def test_a_session_that_ends_while_a_chunk_is_on_its_way(chunks: Chunks, same: bool) -> None:
     content = content_of(2 * PIECE)
+    first = content if same else b"other"
     session = chunks.begin(1)
-    chunks.sent(session, 0, b"other")
+    chunks.sent(session, 0, first)
     form = form_of(session, 0, content)
     with chunks.api.connect() as slow:
         slow.sendall(head_of(chunks.api, len(form)) + form[: PIECE + 1000])
@@ -147,8 +149,26 @@ def test_a_session_that_ends_while_a_chunk_is_on_its_way(chunks: Chunks) -> None
         slow.sendall(form[PIECE + 1000 :])
         assert slow.recv(1 << 16).startswith(b"HTTP/1.1 409 ")
     assert len(chunks.pieces(session)) == 1
-    assert_arrived(session, b"other", chunks.api.services)
+    assert_arrived(session, first, chunks.api.services)
     assert chunks.swept() == []
+
+
+@pytest.mark.parametrize("size", [None, 8 * PIECE - 10])
+def test_two_that_fit_alone_and_not_together(chunks: Chunks, size: int | None) -> None:
+    """Neither could know of the other when it began."""
+    session = chunks.begin(2, size=size)
+    forms = [form_of(session, index, content_of(5 * PIECE + index)) for index in range(2)]
+    with chunks.api.connect() as one, chunks.api.connect() as two:
+        for sock, form in ((one, forms[0]), (two, forms[1])):
+            sock.sendall(head_of(chunks.api, len(form)) + form[: 2 * PIECE])
+        until(lambda: len(chunks.api.leftovers()) == 2, "both are on their way into the store", 20)
+        answers = []
+        for sock, form in ((one, forms[0]), (two, forms[1])):
+            sock.sendall(form[2 * PIECE :])
+            answers.append(sock.recv(1 << 16).split(b" ")[1])
+    assert answers == [b"200", b"413"]
+    assert chunks.row(session)[0].offset == 5 * PIECE
+    assert len(chunks.pieces(session)) == 1
 
 
 def test_complete_and_a_last_chunk_at_once(chunks: Chunks) -> None:

@@ -14,18 +14,18 @@ from tests.system import System
 
 @pytest.mark.parametrize("options", [{"chunkSize": 3 * MIB}, {}], ids=["in JSON", "in forms"])
 def test_a_page_sends_slices_and_waits_until_it_can_fetch_the_file(
-    anywhere: System, browser: Chromium, tmp_path: Path, options: dict[str, int]
+    on_files: System, browser: Chromium, tmp_path: Path, options: dict[str, int]
 ) -> None:
     file = made(tmp_path / "a.csv", 11 * MIB + 1)
-    answer = browser.send("chunks.html", file, api=f"http://127.0.0.1:{anywhere.port}", key=anywhere.key, **options)
+    answer = browser.send("chunks.html", file, api=f"http://127.0.0.1:{on_files.port}", key=on_files.key, **options)
     assert answer["totalChunks"] == (4 if options else 2)
     assert answer["sha256"] == digest(file)
-    came(anywhere, answer["id"], file)
+    came(on_files, answer["id"], file)
 
 
-def test_a_script(anywhere: System, tmp_path: Path) -> None:
+def test_a_script(on_s3: System, tmp_path: Path) -> None:
     file = made(tmp_path / "a.csv", 9 * MIB)
-    came(anywhere, by_chunks(anywhere, file, 4 * MIB), file)
+    came(on_s3, by_chunks(on_s3, file, 4 * MIB), file)
 
 
 def test_curl(on_files: System, tmp_path: Path) -> None:

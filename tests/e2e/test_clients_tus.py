@@ -21,11 +21,11 @@ def test_tus_js_client_in_node(anywhere: System, tmp_path: Path) -> None:
     assert came(anywhere, end["document"], file)["name"] == file.name
 
 
-def test_tus_js_client_in_pieces_and_with_its_first_bytes_at_creation(anywhere: System, tmp_path: Path) -> None:
+def test_tus_js_client_in_pieces_and_with_its_first_bytes_at_creation(on_files: System, tmp_path: Path) -> None:
     file = made(tmp_path / "a.csv", 12 * MIB + 1)
-    *answers, end = TusNode(anywhere, file, chunkSize=5 * MIB, uploadDataDuringCreation=True).done()
+    *answers, end = TusNode(on_files, file, chunkSize=5 * MIB, uploadDataDuringCreation=True).done()
     assert [each["offset"] for each in answers] == [5 * MIB, 10 * MIB, 12 * MIB + 1]
-    came(anywhere, end["document"], file)
+    came(on_files, end["document"], file)
 
 
 def test_tus_js_client_sends_parts_in_parallel_and_has_them_joined(anywhere: System, tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_tuspy(anywhere: System, tmp_path: Path) -> None:
     came(anywhere, last(begun.url), file)
 
 
-def test_curl(anywhere: System, tmp_path: Path) -> None:
+def test_curl(on_files: System, tmp_path: Path) -> None:
     file = made(tmp_path / "a.csv", 6 * MIB)
-    headers = ["-H", f"Authorization: Bearer {anywhere.key}", "-H", "Tus-Resumable: 1.0.0"]
-    base = f"http://127.0.0.1:{anywhere.port}"
+    headers = ["-H", f"Authorization: Bearer {on_files.key}", "-H", "Tus-Resumable: 1.0.0"]
+    base = f"http://127.0.0.1:{on_files.port}"
     name = base64.b64encode(file.name.encode()).decode()
     begin = ["-H", f"Upload-Length: {file.stat().st_size}", "-H", f"Upload-Metadata: filename {name}"]
     where = curl("-X", "POST", *headers, *begin, "-o", "/dev/null", "-w", "%header{location}", f"{base}/v1/uploads/tus")
     where = where if where.startswith("http") else base + where
     append = ["-X", "PATCH", "-H", "Upload-Offset: 0", "-H", "Content-Type: application/offset+octet-stream"]
     curl(*headers, *append, "--data-binary", f"@{file}", where)
-    came(anywhere, last(where), file)
+    came(on_files, last(where), file)

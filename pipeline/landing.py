@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
 from pipeline.documents import Upload, UploadMethod, UploadState
-from pipeline.errors import Conflict, NotFound, ObjectNotFound
+from pipeline.errors import Conflict, NotFound, ObjectNotFound, QuotaExceeded
 from pipeline.names import clean_name
+from pipeline.quota import charge_documents
 from pipeline.services import Services
 from pipeline.storage.base import ObjectStat
 from pipeline.storage.keys import NAME, key_of, parse
@@ -43,7 +44,9 @@ class Outcome(StrEnum):
     KNOWN = "known"  # somebody was first, or it is the work in progress of a way in that tells the ledger itself
     GONE = "gone"  # it is not there (any more)
     FOREIGN = "foreign"  # another bucket's, or no key of ours
-    NOT_READY = "not_ready"  # still being written, by the look of it
+    NOT_READY = (
+        "not_ready"  # still being written, by the look of it, or no room for it: the sweeper asks again
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +140,15 @@ def land_drop(
     new = document_of(upload, services, size=stat.size)
     try:
         with services.ledger.begin() as tx:
+            charge_documents(tx, [new], services.policy)
             tx.open_upload(upload, expires_in=timedelta(0))
             event = tx.insert(new, actor=actor)
     except Conflict:
         return Outcome.KNOWN
+    except QuotaExceeded as exc:
+        # Nobody is there to be told no. It stays where it lies, and is taken once there is room.
+        log.warning("drop waits for room in its tenant's quota", tenant=tenant, detail=exc.detail)
+        return Outcome.NOT_READY
     services.announcer.announce([event])
     return Outcome.TAKEN
 

@@ -17,11 +17,12 @@ from pipeline.errors import NotFound
 from pipeline.invariants import violations
 from pipeline.landing import Hints, Outcome, land_drop, land_key
 from pipeline.ledger.models import uploads
+from pipeline.policy import Quota
 from pipeline.states import Reason, State
 from pipeline.storage.abilities import Progress, Resumable
 from pipeline.storage.base import ObjectStat
 from pipeline.sweeper import reconcile, sweep
-from pipeline.uploads import give_up, new_upload, piece_key, receive, record
+from pipeline.uploads import give_up, landed, new_upload, piece_key, receive, record
 from tests.world import EICAR, TENANT, World, bucket_urls
 
 
@@ -113,6 +114,16 @@ def test_the_next_file_under_the_same_name_is_another_document(world: World) -> 
     assert sorted(world.served().values()) == [b"monday\n", b"tuesday\n"]
 
 
+def test_what_lands_in_the_moment_in_which_its_sender_gives_up_is_no_document(world: World) -> None:
+    upload = opened(world, UploadMethod.PUT)
+    stat = put(world, upload.key)
+    assert give_up(upload, world.services)
+    assert landed(upload, stat, world.services) is None  # whoever looked before still thought that it was open
+    assert documents(world) == []
+    sweep(world.services)
+    assert world.quarantined() == []
+
+
 def test_a_late_event_about_a_drop_that_was_taken_away_does_nothing(world: World) -> None:
     stat = put(world, f"drop/{TENANT}/a.csv")
     land_key(stat.ref.key, stat.ref.version, world.services, actor="event")
@@ -139,6 +150,19 @@ def test_the_drop_folder_of_nobody_is_an_error_that_is_told(world: World) -> Non
     make_key(world.services.ledger, "unknown")
     reconcile(world.services)
     assert len(documents(world, "unknown")) == 1
+
+
+@pytest.mark.asvs("5.2.4")
+def test_drops_are_held_to_the_quota_and_wait_for_room(world: World) -> None:
+    policy = world.services.policy.model_copy(update={"quota": Quota(documents=2)})
+    world.place(policy=policy)
+    for number in range(3):
+        put(world, f"drop/{TENANT}/{number}.csv", b"row %d\n" % number)
+    assert reconcile(world.services)["dropped_in"] == 2
+    assert reconcile(world.services)["dropped_in"] == 0
+    with world.services.ledger.begin() as tx:
+        tx.move(documents(world)[0], tenant=None, to=State.DELETED, actor="test")
+    assert reconcile(world.services)["dropped_in"] == 1
 
 
 def test_a_virus_in_a_drop_folder_is_rejected_and_never_served(world: World) -> None:

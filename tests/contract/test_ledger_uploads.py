@@ -148,6 +148,37 @@ def test_pieces_come_in_any_order_and_may_come_again(ledger: Ledger) -> None:
         assert len(tx.upload_parts(upload.id)) == 1000
 
 
+def test_a_store_begins_an_upload_once(ledger: Ledger) -> None:
+    upload = opened(ledger, method=UploadMethod.MULTIPART)
+
+    def begin(number: int) -> bool:
+        with ledger.begin() as tx:
+            return tx.begin_in_store(upload.id, progress=f"token~{number}")
+
+    won = at_once([lambda n=n: begin(n) for n in range(4)])  # type: ignore[misc]
+    assert won.count(True) == 1
+    assert asked(ledger, upload.id).progress == f"token~{won.index(True)}"
+    over = opened(ledger, method=UploadMethod.SESSION)
+    with ledger.begin() as tx:
+        tx.end_upload(over.id, UploadState.ABORTED)
+        assert not tx.begin_in_store(over.id, progress="t")
+
+
+def test_open_uploads_of_a_kind_come_in_pages(ledger: Ledger) -> None:
+    mine = [opened(ledger, method=UploadMethod.PUT) for _ in range(5)] + [opened(ledger, method=UploadMethod.POST)]
+    opened(ledger, method=UploadMethod.TUS)
+    with ledger.begin() as tx:
+        tx.end_upload(mine[0].id, UploadState.ABORTED)
+    kinds, found, last = {UploadMethod.PUT, UploadMethod.POST}, [], None
+    with ledger.reading() as tx:
+        while page := tx.open_uploads_by(kinds, after=last, limit=2):
+            last = page[-1].id
+            found += [upload.id for upload in page]
+    assert len(found) == len(set(found))
+    assert {upload.id for upload in mine[1:]} <= set(found)
+    assert mine[0].id not in found
+
+
 def test_the_same_piece_from_many_requests_at_once_is_noted_once(ledger: Ledger) -> None:
     upload = opened(ledger, method=UploadMethod.CHUNKS, size=None)
 

@@ -33,7 +33,6 @@ from pipeline.telemetry import logger
 
 log = logger(__name__)
 
-LEASE = timedelta(seconds=120)
 SLICE = 2.0  # seconds for one batch, then it is the next one's turn
 PAGE = 500  # keys of one listing, and items of one transaction
 AT_ONCE = 4  # objects that the store is asked for side by side
@@ -50,12 +49,17 @@ def feed(services: Services, *, seconds: float = 10.0) -> int:
     while time.monotonic() < until:
         owner = f"{services.owner}:{secrets.token_hex(4)}"
         with services.ledger.begin(durable=False) as tx:
-            batch = tx.take_batch(owner=owner, lease=LEASE)
+            batch = tx.take_batch(owner=owner, lease=_lease(services))
         if batch is None:
             break
         Feeder(batch, owner, services).work(min(until, time.monotonic() + SLICE))
         fed += 1
     return fed
+
+
+def _lease(services: Services) -> timedelta:
+    """Held on to with every step. Should a step take longer, another one repeats it, and this one's is not written."""
+    return timedelta(seconds=2 * services.settings.lease_seconds)
 
 
 def drop_unsent(services: Services) -> int:
@@ -210,7 +214,7 @@ class Feeder:
                     self._batch,
                     made,
                     owner=self._owner,
-                    lease=LEASE,
+                    lease=_lease(self._services),
                     added=added or (),
                     last_key=last_key,
                     listed=listed,
@@ -220,4 +224,6 @@ class Feeder:
 
     def _shift(self, start: ItemState, to: ItemState, *, begun: bool | None = None) -> None:
         with self._services.ledger.begin() as tx:
-            self._batch = tx.shift_items(self._batch, start, to, begun=begun, owner=self._owner, lease=LEASE)
+            self._batch = tx.shift_items(
+                self._batch, start, to, begun=begun, owner=self._owner, lease=_lease(self._services)
+            )

@@ -198,7 +198,7 @@ def note(expected: Expected, ref: ObjectRef, size: int, sha256: str, services: S
         left = _noted(part, expected.upload, services)
     except LedgerUnavailable:
         raise
-    except BaseException:
+    except Exception:
         remove(ref, services)
         raise
     if left is not None:

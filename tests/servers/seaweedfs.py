@@ -66,7 +66,7 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
     grpc = {f"{name}.grpc": free_port() for name in ports}
     command = [
         weed, "-logtostderr=true", "server", f"-dir={server_dir}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=100", "-filer", "-s3",
+        "-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=1000", "-filer", "-s3",
         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}",
         *(f"-{name}={port}" for name, port in {**ports, **grpc}.items()),
     ]  # fmt: skip
@@ -76,7 +76,8 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
         command,
         lambda: _answers(port),
         log=folder / "seaweedfs.log",
-        env={"WEED_S3_SSE_KEY": "tests", "HOME": str(folder)},
+        # One volume a bucket to begin with, not seven: a run has dozens of buckets.
+        env={"WEED_S3_SSE_KEY": "tests", "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1", "HOME": str(folder)},
         cwd=folder,
         stop_signal=signal.SIGKILL,
     ):

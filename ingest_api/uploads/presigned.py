@@ -17,16 +17,14 @@ from ingest_api.auth import Writer
 from ingest_api.problems import InvalidParameters, Stalled, UnsupportedContent, correlation_of, documented
 from ingest_api.uploads.bodies import read_json
 from ingest_api.uploads.idempotency import idempotency_key
+from ingest_api.uploads.presigned_asked import CompleteRequest, UploadRequest, read_as
 from ingest_api.uploads.presigned_shapes import (
     PAGE,
     PATH,
-    CompleteRequest,
     PartPage,
     SentParts,
     UploadOut,
-    UploadRequest,
     part_page,
-    read_as,
     sent_shown,
     upload_out,
 )

@@ -20,7 +20,8 @@ from ingest_api.problems import InvalidParameters, Stalled, UnsupportedContent, 
 from ingest_api.uploads.alike import AlikeRoute
 from ingest_api.uploads.bodies import read_json
 from ingest_api.uploads.presigned import PARTS_BYTES
-from ingest_api.uploads.presigned_shapes import PATH, CompleteRequest, UploadRequest, read_as, request_headers
+from ingest_api.uploads.presigned_asked import CompleteRequest, UploadRequest, read_as
+from ingest_api.uploads.presigned_shapes import PATH, request_headers
 from ingest_api.web import Web, web_of
 from pipeline import parts as in_parts
 from pipeline import presigned

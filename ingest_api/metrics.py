@@ -70,7 +70,7 @@ class LedgerNumbers(Collector):
         up = GaugeMetricFamily("airlock_ledger_up", "Whether the ledger answered this scrape.")
         try:
             with self._services.ledger.reading() as tx:
-                counts, oldest, waiting = tx.counts(), tx.oldest_waiting(), tx.waiting_for()
+                counts, oldest, waiting, held = tx.counts(), tx.oldest_waiting(), tx.waiting_for(), tx.held()
                 dead = tx.dead_letter_counts()
         except AirlockError:
             up.add_metric([], 0)
@@ -87,6 +87,9 @@ class LedgerNumbers(Collector):
             {state.value: age for state, age in oldest.items()},
         )
         yield _family("airlock_documents_waiting", "Documents that wait for a part of the service.", "for", waiting)
+        behind = GaugeMetricFamily("airlock_documents_held", "Documents that wait for others of their tenant's.")
+        behind.add_metric([], held)
+        yield behind
         yield _family("airlock_dead_letters", "Messages about objects that could not be taken.", "source", dead)
 
 

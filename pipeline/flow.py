@@ -157,6 +157,8 @@ def _fall_back(lease: Lease, exc: AirlockError | None, services: Services) -> St
 def _follow_up(lease: Lease, state: State, services: Services) -> None:
     """After the commit: ring for whose turn has come and for what goes on elsewhere; remove what is not needed."""
     try:
+        for document in lease.turned:
+            ring_for(document, services)
         if state is State.AVAILABLE:
             with services.ledger.reading() as tx:
                 done = tx.document(lease.job.document.id)
@@ -164,8 +166,6 @@ def _follow_up(lease: Lease, state: State, services: Services) -> None:
                 erase(done, services)
         elif lease.given_back is not None:
             ring_for(lease.job.document, services, delay=lease.given_back.total_seconds())
-        for document in lease.turned:
-            ring_for(document, services)
     except QueueUnavailable as exc:
         log.warning("not rung, the sweeper will", error=exc.code)
     except AirlockError as exc:

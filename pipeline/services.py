@@ -228,6 +228,11 @@ class Services:
         if "ledger" in made:
             self.ledger.dispose()
 
+    def _window(self) -> Window:
+        if self.settings.queue is QueueKind.INLINE:
+            return OFF  # there is no broker to keep others from
+        return Window(self.settings.dispatch_singles, self.settings.dispatch_window)
+
     def _keys_dir(self) -> Path:
         return self.settings.var_dir.absolute() / "keys"
 
@@ -235,8 +240,3 @@ class Services:
         if self.settings.url_secret is not None:
             return self.settings.url_secret.get_secret_value().encode()
         return made_once(self._keys_dir() / "url-secret", lambda: secrets.token_bytes(32))
-    def _window(self) -> Window:
-        if self.settings.queue is QueueKind.INLINE:
-            return OFF  # there is no broker to keep others from
-        return Window(self.settings.dispatch_singles, self.settings.dispatch_window)
-

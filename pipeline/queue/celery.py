@@ -202,7 +202,6 @@ def run_worker(settings: Settings, concurrency: int | None = None) -> None:
         without_mingle=True,
     )
 
-
     def pass_on(**_: object) -> None:
         # Celery itself waits for as long as its tasks take; platforms do not.
         pool: Any = worker.pool

@@ -14,6 +14,7 @@ from sqlalchemy import update
 from pipeline.documents import Advance, Job
 from pipeline.errors import LeaseLost
 from pipeline.ledger.models import documents
+from pipeline.ledger.queries.turns import NEVER
 from pipeline.ledger.session import Ledger
 from pipeline.states import WORKING, State
 from pipeline.turns import OFF, Turn, Window
@@ -158,6 +159,7 @@ def test_the_sweeper_does_not_ring_for_what_is_held_back_and_fills_windows_up(le
         assert set(mine[:5]) < set(found)
         assert not set(mine[5:]) & set(found)
         assert (tx.holding(), tx.holding("acme")) == ("acme", None)
+        assert tx.held() == 3
         assert tx.give_turns("acme", limit=10) == []
         tx.move(mine[2], tenant=None, to=State.DELETED, actor="api")
         tx.move(mine[3], tenant=None, to=State.DELETED, actor="api")
@@ -179,6 +181,16 @@ def test_what_goes_back_to_work_takes_its_place_among_the_others(ledger: Ledger)
         assert tx.replay(failed).turn is Turn.BULK
         assert tx.move(reviewed, tenant=None, to=State.APPROVED, actor="api").turn is Turn.HELD
     assert turn_of(ledger, reviewed) is Turn.HELD
+
+
+def test_what_is_held_back_does_not_make_the_workers_look_slow(ledger: Ledger) -> None:
+    mine = [insert(ledger) for _ in range(6)]
+    for one in mine[:5]:
+        settled(ledger, claimed(ledger, one), State.REJECTED)
+    with ledger.begin() as tx:
+        assert tx.oldest_waiting().keys() == {State.QUARANTINED}  # its turn came
+        tx._connection.execute(update(documents).values(turn=Turn.HELD, nudged_at=NEVER))
+        assert (tx.oldest_waiting(), tx.held()) == ({}, 6)
 
 
 def test_without_a_window_all_are_singles(ledger: Ledger) -> None:

@@ -104,6 +104,7 @@ CALLS: dict[str, Callable[[Ledger], Callable[[Transaction], object]]] = {
         lambda job: lambda tx: tx.release(job, delay=MINUTE, counted=True, waiting_for="x")
     )(claimed(ledger, given(ledger))),
     "give turns": lambda ledger: (lambda wider: lambda tx: wider(tx).give_turns("acme", limit=5))(widened),
+    "held": lambda _: lambda tx: tx.held(),
     "holding": lambda _: lambda tx: tx.holding("aaa"),
     "unrelayed": lambda _: lambda tx: tx.mark_relayed([e.id for e in tx.unrelayed(older_than=NOW, limit=5)]),
     "first page": lambda _: lambda tx: tx.documents(Filters("acme"), limit=5),

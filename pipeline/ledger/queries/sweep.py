@@ -13,9 +13,11 @@ from pipeline.ledger.clock import now_ms, span_ms
 from pipeline.ledger.models import documents
 from pipeline.ledger.queries.base import Statements, chunks, updated
 from pipeline.ledger.queries.flow import FREE
+from pipeline.ledger.queries.turns import NEVER
 from pipeline.ledger.rows import Line
 from pipeline.states import WORKING, State
 from pipeline.storage.base import ObjectRef
+from pipeline.turns import Turn
 
 FOUND = (documents.c.id, documents.c.state, documents.c.detected_type, documents.c.turn, documents.c.nudged_at)
 IDLE = (
@@ -56,9 +58,10 @@ SOURCES = select(documents.c.id, documents.c.source_bucket, documents.c.source_k
 COUNTS = select(documents.c.state, func.count()).group_by(documents.c.state)
 OLDEST = (
     select(documents.c.state, now_ms() - func.min(documents.c.updated_at))
-    .where(documents.c.state.in_(sorted(WORKING)))
+    .where(documents.c.state.in_(sorted(WORKING)), documents.c.nudged_at < NEVER)
     .group_by(documents.c.state)
 )
+HELD = select(func.count()).where(documents.c.turn.in_([Turn.HELD_ITEM, Turn.HELD]))
 WAITING = (
     select(documents.c.waiting_for, func.count())
     .where(documents.c.waiting_for.is_not(None))
@@ -146,8 +149,13 @@ class SweepQueries(Statements):
         return {State(state): count for state, count in self._read(COUNTS)}
 
     def oldest_waiting(self) -> dict[State, float]:
-        """For each working state that a document is in: for how many seconds the oldest has been in it."""
+        """For each working state that a document is in: for how many seconds the oldest has been in it. Those that are
+        held back wait for others of their tenant's, not for a worker: they do not count."""
         return {State(state): max(age, 0) / 1000 for state, age in self._read(OLDEST)}
+
+    def held(self) -> int:
+        """How many documents are held back: their tenant has so many in the queue."""
+        return int(self._read(HELD).scalar_one())
 
     def waiting_for(self) -> dict[str, int]:
         """How many documents wait for what: the code of the error that made each wait, e.g. "engine-unavailable"."""

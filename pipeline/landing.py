@@ -44,9 +44,7 @@ class Outcome(StrEnum):
     KNOWN = "known"  # somebody was first, or it is the work in progress of a way in that tells the ledger itself
     GONE = "gone"  # it is not there (any more)
     FOREIGN = "foreign"  # another bucket's, or no key of ours
-    NOT_READY = (
-        "not_ready"  # still being written, by the look of it, or no room for it: the sweeper asks again
-    )
+    NOT_READY = "not_ready"  # still being written, by the look of it, or no room for it: the sweeper asks again
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ can be downloaded, and exactly those bytes.</p>
 <p>or the bytes alone:</p>
 <pre>curl -H "Authorization: Bearer $AIRLOCK_API_KEY" -H "Content-Type: application/pdf" \\
      --data-binary @report.pdf "{base}/v1/documents?name=report.pdf"</pre>
+<p>Large files, in as many requests as it takes: point a tus client at <code>{base}/v1/uploads/tus</code>. Straight to
+the bucket: ask <code>POST /v1/uploads</code> what to do. A folder or a list: <code>airlock batch DIR</code>.</p>
 <h2>Follow and download</h2>
 <pre>curl -N -H "Authorization: Bearer $AIRLOCK_API_KEY" {base}/v1/documents/ID/events
 curl -L -OJ -H "Authorization: Bearer $AIRLOCK_API_KEY" {base}/v1/documents/ID/content</pre>

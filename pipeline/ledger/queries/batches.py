@@ -172,7 +172,7 @@ class BatchQueries(Statements):
         return list(self._read(RESULTS, values))
 
     def counted(self, batch_id: UUID) -> dict[ItemState, int]:
-        """Items by state, counted one by one: for tests and `doctor`, what the batch's own counts must come to."""
+        """Items by state, counted one by one: what the batch's own counts must come to (for tests)."""
         query = select(batch_items.c.state, func.count()).where(batch_items.c.batch_id == batch_id)
         return {ItemState(row[0]): row[1] for row in self._read(query.group_by(batch_items.c.state))}
 

@@ -1,11 +1,6 @@
-"""The tables. Times are UTC milliseconds since 1970; states and reasons are their words, so a new one is no migration.
-
-Names of constraints are fixed by a convention, so that a migration can name them on every database.
-"""
+"""The tables: those of documents and uploads here, those of batches in batch_models.py."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -15,51 +10,43 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
-    SmallInteger,
     String,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
 )
-from sqlalchemy.types import TypeDecorator
 
-from pipeline.turns import Turn
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-    }
+from pipeline.ledger.batch_models import batch_events, batch_items, batches
+from pipeline.ledger.columns import (
+    IN_MARIADB,
+    FileName,
+    MediaType,
+    Serial,
+    Sha256,
+    Tenant,
+    TurnNumber,
+    Word,
+    metadata,
 )
 
-# MariaDB's own default compares without case, and would take tenant `A` for tenant `a`: compare by code point.
-IN_MARIADB: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
-
-Serial = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only an INTEGER primary key by itself
-Sha256 = String(64)
-Tenant = String(63)
-Word = String(32)  # a state, a reason, a verdict
-MediaType = String(255)
-FileName = String(1024)  # code points
-
-
-class TurnNumber(TypeDecorator[Turn]):
-    """A Turn as its number."""
-
-    impl = SmallInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: Turn | None, _: object) -> int | None:
-        """To the database: drivers do not all know what an enumeration is."""
-        return None if value is None else int(value)
-
-    def process_result_value(self, value: int | None, _: object) -> Turn | None:
-        """From the database."""
-        return None if value is None else Turn(value)
-
+__all__ = [
+    "TurnNumber",
+    "api_keys",
+    "batch_events",
+    "batch_items",
+    "batches",
+    "dead_letters",
+    "documents",
+    "events",
+    "idempotency",
+    "metadata",
+    "parts",
+    "receipts",
+    "upload_parts",
+    "uploads",
+    "verdicts",
+]
 
 documents = Table(
     "documents",
@@ -300,76 +287,3 @@ dead_letters = Table(
 )
 Index("ix_dead_letters_last", dead_letters.c.last_at)
 Index("ix_dead_letters_source", dead_letters.c.source)
-
-batches = Table(
-    "batches",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("tenant", Tenant, nullable=False),
-    Column("name", FileName),
-    Column("state", Word, nullable=False),
-    Column("source", Word, nullable=False),
-    Column("correlation_id", String(128), nullable=False),
-    Column("prefix", String(1024)),
-    Column("last_key", String(1024), nullable=False),
-    Column("listed_at", BigInteger),  # NULL: there may be items that are not known yet
-    Column("truncated_at", BigInteger),
-    Column("counts", JSON, nullable=False),
-    Column("revision", Integer, nullable=False),
-    Column("run", Integer, nullable=False),
-    Column("lease_owner", String(255)),
-    Column("lease_until", BigInteger),
-    Column("due_at", BigInteger),  # when somebody is to look at it; NULL: never
-    Column("created_at", BigInteger, nullable=False),
-    Column("updated_at", BigInteger, nullable=False),
-    Column("ended_at", BigInteger),
-    **IN_MARIADB,
-)
-Index("ix_batches_listing", batches.c.tenant, batches.c.created_at, batches.c.id)
-Index(
-    "ix_batches_due",
-    batches.c.due_at,
-    sqlite_where=batches.c.due_at.is_not(None),
-    postgresql_where=batches.c.due_at.is_not(None),
-)
-
-batch_items = Table(
-    "batch_items",
-    metadata,
-    Column("batch_id", Uuid, ForeignKey("batches.id"), primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("state", Word, nullable=False),
-    Column("line", Integer),
-    Column("key", String(1024)),
-    Column("version", String(1024)),
-    Column("name", FileName),
-    Column("declared_type", MediaType),
-    Column("declared_sha256", Sha256),
-    Column("document_id", Uuid),
-    Column("error", String(64)),
-    Column("problem", String(255)),
-    **IN_MARIADB,
-)
-Index("ix_batch_items_state", batch_items.c.batch_id, batch_items.c.state, batch_items.c.seq)
-
-batch_events = Table(
-    "batch_events",
-    metadata,
-    Column("id", Serial, primary_key=True),
-    Column("batch_id", Uuid, ForeignKey("batches.id"), nullable=False),
-    Column("tenant", Tenant, nullable=False),
-    Column("run", Integer, nullable=False),
-    Column("kind", String(64), nullable=False),
-    Column("at", BigInteger, nullable=False),
-    Column("facts", JSON, nullable=False),
-    Column("relayed_at", BigInteger),
-    UniqueConstraint("batch_id", "run"),
-    **IN_MARIADB,
-)
-Index(
-    "ix_batch_events_unrelayed",
-    batch_events.c.relayed_at,
-    batch_events.c.id,
-    sqlite_where=batch_events.c.relayed_at.is_(None),
-    postgresql_where=batch_events.c.relayed_at.is_(None),
-)

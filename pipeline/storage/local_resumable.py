@@ -30,7 +30,7 @@ from pipeline.storage.local_writer import Target, drop_note, note_path, publish
 
 _PLAIN = ObjectHeaders()
 _STATE = re.compile(r"([0-9a-f]{32})~([0-9]{1,9})~([0-9]{1,20})")
-WRITEBACK = 8 << 20  # bytes after which the disk is told to begin, so that a checkpoint finds little left to do
+WRITEBACK = 1 << 20  # bytes after which the disk is told to begin, so that a request of a few MiB ends without a wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +90,16 @@ class LocalResumable:
         with files.translated():
             descriptor = os.open(growing.path(self.root), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                if not _locked(descriptor):
-                    return self._take_over(descriptor, growing, progress.offset)
+                if not _locked(descriptor):  # another writer's: go on in a copy
+                    growing, copy = self._copied(descriptor, growing, progress.offset)
+                    os.close(descriptor)
+                    return LocalResumableWriter(self.root, growing, copy, progress.offset, named=False)
                 _check(descriptor, progress.offset, growing.path(self.root))
                 os.ftruncate(descriptor, progress.offset)
             except BaseException:
                 os.close(descriptor)
                 raise
         return LocalResumableWriter(self.root, growing, descriptor, progress.offset, named=progress.offset > 0)
-
-    def _take_over(self, held: int, growing: _Growing, offset: int) -> LocalResumableWriter:
-        """Go on in a copy. The caller's descriptor is closed."""
-        growing, descriptor = self._copied(held, growing, offset)
-        os.close(held)
-        return LocalResumableWriter(self.root, growing, descriptor, offset, named=False)
 
     def _copied(self, held: int, growing: _Growing, offset: int) -> tuple[_Growing, int]:
         """A new file with the first `offset` bytes of one that another writer holds."""
@@ -149,7 +145,10 @@ class LocalResumable:
             if not _locked(descriptor):
                 growing, copy = self._copied(descriptor, growing, offset)
                 with _closing(copy):
-                    return self._named(target, growing, copy)
+                    try:
+                        return self._named(target, growing, copy)
+                    finally:  # whoever clears meanwhile may have passed its number
+                        self._remove(growing)
             _check(descriptor, offset)
             if os.fstat(descriptor).st_size > offset:
                 os.truncate(growing.path(self.root), offset)
@@ -177,13 +176,16 @@ class LocalResumable:
     def _clear(self, growing: _Growing) -> None:
         """Remove every file of this upload: also those of writers that never came to a checkpoint."""
         for number in itertools.count():
-            path = replace(growing, number=number).path(self.root)
-            drop_note(note_path(path), self.root)
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                if number >= growing.number:
-                    return
+            if not self._remove(replace(growing, number=number)) and number >= growing.number:
+                return
+
+    def _remove(self, growing: _Growing) -> bool:
+        path = growing.path(self.root)
+        drop_note(note_path(path), self.root)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            return True
+        return False
 
     def abort_stale_uploads(self, older_than: timedelta, *, spare: Container[str] = ()) -> int:
         """See Sweepable. A writer that still writes keeps its file young."""

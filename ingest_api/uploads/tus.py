@@ -107,8 +107,7 @@ async def head(request: Request, who: Writer, upload_id: UUID) -> Response:
 async def patch(request: Request, who: Writer, upload_id: UUID) -> Response:
     """Whatever ends the request, every byte that arrived is kept, and HEAD says how many; but with Upload-Checksum all
     or none. Of two requests at once for one upload one is answered 423."""
-    web = web_of(request)
-    await admit(web, who)
+    web = web_of(request)  # what may come was settled when the upload began: it counts against the quota since then
     if not is_chunk(request.headers):
         raise UnsupportedContent(f"Send the bytes as {CHUNK}.", _headers={"Accept-Patch": CHUNK})
     refuse_coded(request.headers)

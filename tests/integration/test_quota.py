@@ -117,3 +117,16 @@ def test_what_is_deleted_counts_no_more(api: Api) -> None:
     assert api.client.delete(f"/v1/documents/{first}").status_code == 204
     assert api.client.post("/v1/documents", content=b"text\n").status_code == 202
     assert sum(one["state"] != State.DELETED for one in api.documents()) == 9
+
+
+def test_an_upload_that_fills_the_quota_can_be_finished(api: Api) -> None:
+    for _ in range(8):
+        assert api.client.post("/v1/documents", content=b"text\n", params={"name": "a.txt"}).status_code == 202
+    tus = {"Tus-Resumable": "1.0.0"}
+    begun = api.client.post("/v1/uploads/tus", headers={**tus, "Upload-Length": "10"})
+    assert begun.status_code == 201
+    assert api.client.post("/v1/documents", content=b"text\n").status_code == 429
+    sent = {**tus, "Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+    answer = api.client.patch(begun.headers["Location"], headers=sent, content=b"some,text\n")
+    assert answer.status_code == 204, answer.text
+    assert "Airlock-Document" in answer.headers
